@@ -1,0 +1,7 @@
+//! The `jsbench` command: arguments in, exit code out.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    jsbench::cli::main()
+}

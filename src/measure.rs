@@ -1,0 +1,8 @@
+//! What is measured and how it is kept: identities in messages, clocks, histograms, the sets of a
+//! delivery ledger. Synchronous and pure; knows neither NATS nor files.
+
+pub mod clock;
+pub mod histogram;
+pub mod identity;
+pub mod ledger;
+pub mod seqset;

@@ -1,0 +1,485 @@
+//! One cell of the View: its row in the table, its trials, its curves and its balance.
+
+use serde::Serialize;
+
+use super::balance::{Balance, counted};
+use super::merged::{self, LatencyView, shown};
+use super::series::TrialSeries;
+use crate::measure::histogram::Metric;
+use crate::record::document::{CellRecord, Estimate, Stability, Status, TrialRecord};
+use crate::record::event::CellRef;
+use crate::record::fold::Run;
+use crate::report::clean;
+use crate::units::{human_bytes, human_rate, short_rate, thousands};
+
+/// What a cell's rate counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RateKind {
+    /// Acked publishes.
+    Acked,
+    /// Receipts of a drain.
+    Delivered,
+    /// Core publishes, which have no acks.
+    Sent,
+}
+
+impl RateKind {
+    /// Head of its column.
+    pub fn head(self) -> &'static str {
+        match self {
+            Self::Acked => "acked/s",
+            Self::Delivered => "deliver/s",
+            Self::Sent => "sent/s",
+        }
+    }
+
+    /// Footnote where a column mixes kinds.
+    pub fn mark(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Acked => ("a", "acked per second"),
+            Self::Delivered => ("d", "drain: received per second, nothing was published"),
+            Self::Sent => ("s", "core publish: sent per second, there are no acks"),
+        }
+    }
+}
+
+/// One cell.
+#[derive(Debug, Clone, Serialize)]
+pub struct CellView {
+    /// Id.
+    pub id: String,
+    /// Values of the axes that vary, in the order of the file.
+    pub labels: Vec<String>,
+    /// The labels as one text; the id where no axis varies.
+    pub name: String,
+    /// All factors.
+    pub factors: Vec<(String, String)>,
+    /// `closed loop`, `open loop, 5k/s`, `drain`.
+    pub pacing: String,
+    /// Its latencies hide waiting.
+    pub closed_loop: bool,
+    /// What `rate` counts.
+    pub rate_kind: RateKind,
+    /// Geometric mean and interval over usable trials.
+    #[serde(skip)]
+    pub rate: Estimate,
+    /// The same in words: `1,027 [980, 1,075]`.
+    pub rate_interval: String,
+    /// Usable trials.
+    pub n: u32,
+    /// Trials that ended or failed.
+    pub tried: usize,
+    /// Its row in the table.
+    pub row: Row,
+    /// Sign behind the rate.
+    pub rate_mark: String,
+    /// Sign behind the state.
+    pub mark: String,
+    /// What the sign stands for.
+    pub note: String,
+    /// A to C, or `unstable`, with what it means.
+    pub stability: String,
+    /// Latencies over usable trials.
+    pub latencies: Vec<LatencyView>,
+    /// Every trial.
+    pub trials: Vec<TrialView>,
+    /// Intervals of every trial.
+    #[serde(skip)]
+    pub series: Vec<TrialSeries>,
+    /// The ledger as a balance over usable trials.
+    pub balance: Balance,
+    /// Over usable trials.
+    pub resources: Vec<String>,
+}
+
+/// The figures of the table.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// Of the cell's kind.
+    pub rate: String,
+    /// 95 % interval of the rate.
+    pub interval: String,
+    /// Payload, 10^6 bytes.
+    pub mb_per_s: String,
+    /// With unit.
+    pub service_p50: String,
+    /// With unit.
+    pub response_p99: String,
+    /// With unit.
+    pub e2e_p99: String,
+    /// Receipts.
+    pub deliver_per_s: String,
+    /// Count.
+    pub lost: String,
+    /// Driver CPU, median of trials.
+    pub us_per_msg: String,
+    /// `valid`, `degraded`, `invalid`, `failed`, `no trial`.
+    pub state: &'static str,
+}
+
+/// One trial.
+#[derive(Debug, Clone, Serialize)]
+pub struct TrialView {
+    /// Number.
+    pub trial: u32,
+    /// Block.
+    pub block: u32,
+    /// Status.
+    pub state: &'static str,
+    /// In summaries.
+    pub usable: bool,
+    /// Of the cell's kind.
+    #[serde(skip)]
+    pub rate: Option<f64>,
+    /// Response p99.
+    #[serde(skip)]
+    pub p99_ns: Option<u64>,
+    /// rate, offered/s, service p50, service p99, response p99, e2e p99, lag p99, lost.
+    pub figures: [String; 8],
+    /// Why it is not valid.
+    pub reasons: String,
+}
+
+impl CellView {
+    /// The view of `cell`; `varied` are the axes that tell cells apart.
+    pub fn new(run: &Run, cell: &CellRecord, planned: Option<&CellRef>, varied: &[&str]) -> Self {
+        let usable: Vec<&TrialRecord> = cell.trials.iter().filter(|t| t.status.usable()).collect();
+        let closed_loop = planned.map_or_else(
+            || !usable.is_empty() && usable.iter().all(|t| t.latency.response.is_none()),
+            |planned| planned.closed_loop && planned.has_publishers,
+        );
+        let rate_kind = match planned {
+            Some(planned) if !planned.has_publishers => RateKind::Delivered,
+            Some(planned) if planned.core => RateKind::Sent,
+            _ => RateKind::Acked,
+        };
+        let rate = match rate_kind {
+            RateKind::Acked => cell.summary.acked_per_s.clone(),
+            RateKind::Delivered => cell.summary.deliver_per_s.clone(),
+            RateKind::Sent => Estimate {
+                mean: geometric_mean(usable.iter().map(|t| t.publish.sent_per_s)),
+                ..Estimate::default()
+            },
+        };
+        let latencies = merged::latencies(run, cell);
+        let balance = Balance::new(run, &usable, rate_kind);
+        let labels: Vec<String> = varied
+            .iter()
+            .filter_map(|path| cell.factors.get(*path))
+            .map(|value| clean::line(value))
+            .collect();
+        Self {
+            id: clean::line(&cell.id),
+            name: if labels.is_empty() {
+                clean::line(&cell.id)
+            } else {
+                labels.join(" ")
+            },
+            labels,
+            factors: cell
+                .factors
+                .iter()
+                .map(|(path, value)| (clean::line(path), clean::line(value)))
+                .collect(),
+            pacing: pacing(planned, closed_loop, rate_kind),
+            closed_loop,
+            rate_kind,
+            rate_interval: interval(&rate),
+            row: Row::new(
+                &usable, cell, planned, rate_kind, &rate, &latencies, &balance,
+            ),
+            rate,
+            n: cell.summary.n,
+            tried: cell.trials.len(),
+            rate_mark: String::new(),
+            mark: String::new(),
+            note: note(cell),
+            stability: stability(cell),
+            latencies,
+            trials: cell
+                .trials
+                .iter()
+                .map(|trial| TrialView::new(trial, rate_kind))
+                .collect(),
+            series: cell
+                .trials
+                .iter()
+                .filter_map(|trial| {
+                    let log = run.trials.iter().find(|log| log.trial == trial.trial)?;
+                    Some(TrialSeries::new(log, trial, rate_kind))
+                })
+                .collect(),
+            balance,
+            resources: resources(&usable),
+        }
+    }
+
+    /// The latency of that metric.
+    pub fn latency(&self, metric: Metric) -> Option<&LatencyView> {
+        self.latencies.iter().find(|view| view.metric == metric)
+    }
+}
+
+fn pacing(planned: Option<&CellRef>, closed_loop: bool, kind: RateKind) -> String {
+    match (kind, planned.and_then(|p| p.rate_per_s)) {
+        (RateKind::Delivered, _) => "drain".into(),
+        _ if closed_loop => "closed loop".into(),
+        (_, Some(rate)) => format!("open loop, {}", short_rate(rate)),
+        _ => "open loop".into(),
+    }
+}
+
+impl Row {
+    fn new(
+        usable: &[&TrialRecord],
+        cell: &CellRecord,
+        planned: Option<&CellRef>,
+        kind: RateKind,
+        rate: &Estimate,
+        latencies: &[LatencyView],
+        balance: &Balance,
+    ) -> Self {
+        let latency = |metric, pick: fn(&LatencyView) -> Option<u64>| {
+            shown(latencies.iter().find(|l| l.metric == metric).and_then(pick))
+        };
+        let mb_per_s = match (kind, planned) {
+            (RateKind::Delivered, Some(planned)) => rate
+                .mean
+                .map(|per_s| per_s * planned.payload_bytes as f64 / 1e6),
+            _ => geometric_mean(usable.iter().map(|t| t.publish.payload_bytes_per_s))
+                .map(|bytes| bytes / 1e6),
+        };
+        Self {
+            rate: rate.mean.map_or("-".into(), human_rate),
+            interval: match (rate.lo, rate.hi) {
+                (Some(lo), Some(hi)) => format!("[{}, {}]", human_rate(lo), human_rate(hi)),
+                _ => "-".into(),
+            },
+            mb_per_s: mb_per_s.map_or("-".into(), |mb| {
+                if mb < 100.0 {
+                    format!("{mb:.1}")
+                } else {
+                    human_rate(mb)
+                }
+            }),
+            service_p50: latency(Metric::Service, |l| l.summary.p50_ns),
+            response_p99: latency(Metric::Response, |l| l.summary.p99_ns),
+            e2e_p99: latency(Metric::E2e, |l| l.summary.p99_ns),
+            deliver_per_s: cell
+                .summary
+                .deliver_per_s
+                .mean
+                .map_or("-".into(), human_rate),
+            lost: counted(balance.lost),
+            us_per_msg: median(usable.iter().map(|t| t.resources.driver_cpu_ns_per_msg))
+                .map_or("-".into(), micros),
+            state: state(cell),
+        }
+    }
+}
+
+/// One word for the trials of a cell: the worst that its figures rest on.
+fn state(cell: &CellRecord) -> &'static str {
+    let worst = |usable: bool| {
+        cell.trials
+            .iter()
+            .map(|t| t.status)
+            .filter(|status| status.usable() == usable)
+            .max()
+    };
+    worst(true)
+        .or_else(|| worst(false))
+        .map_or("no trial", Status::name)
+}
+
+/// What must be said of a cell's trials, each kind of reason once with how often it came.
+fn note(cell: &CellRecord) -> String {
+    let mut groups: Vec<(String, String, usize)> = Vec::new();
+    let mut add = |key: String, text: String| match groups.iter_mut().find(|(k, _, _)| *k == key) {
+        Some((_, _, times)) => *times += 1,
+        None => groups.push((key, text, 1)),
+    };
+    for trial in &cell.trials {
+        let mut kinds = Vec::new();
+        for reason in &trial.reasons {
+            // Lines of a server's log behind the first belong to the page, not to a footnote.
+            let reason = clean::line(reason.lines().next().unwrap_or_default());
+            // Figures behind the colon differ from trial to trial; the kind is what repeats.
+            let kind = reason.split(':').next().unwrap_or_default().to_owned();
+            if kinds.contains(&kind) {
+                continue;
+            }
+            kinds.push(kind.clone());
+            let word = trial.status.name();
+            if trial.status.usable() || kind.eq_ignore_ascii_case(word) {
+                add(kind, reason);
+            } else {
+                add(format!("{word} {kind}"), format!("{word}: {reason}"));
+            }
+        }
+        if trial.reasons.is_empty() && trial.status != Status::Valid {
+            let word = trial.status.name();
+            add(word.to_owned(), word.to_owned());
+        }
+        if trial.saturated == Some(true) && trial.status.usable() {
+            let offered = trial.offered_per_s.map_or("-".into(), human_rate);
+            let acked = trial.publish.acked_per_s.map_or("-".into(), human_rate);
+            add(
+                "saturated".into(),
+                format!("saturated: acked {acked}/s of {offered}/s offered"),
+            );
+        }
+    }
+    let all = cell.trials.len();
+    groups
+        .into_iter()
+        .map(|(_, text, times)| format!("{text}, in {times} of {all} trials"))
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+fn stability(cell: &CellRecord) -> String {
+    let spread = cell
+        .summary
+        .acked_per_s
+        .cv
+        .or(cell.summary.deliver_per_s.cv)
+        .map_or(String::new(), |cv| {
+            format!(", trials spread by {:.1} % (CV)", cv * 100.0)
+        });
+    match cell.summary.stability {
+        Some(Stability::A) => format!("A{spread}"),
+        Some(Stability::B) => format!("B{spread}"),
+        Some(Stability::C) => format!("C{spread}"),
+        Some(Stability::Unstable) => format!("unstable{spread}"),
+        None => "not graded: fewer than 2 usable trials".into(),
+    }
+}
+
+impl TrialView {
+    fn new(trial: &TrialRecord, kind: RateKind) -> Self {
+        let rate = match kind {
+            RateKind::Acked => trial.publish.acked_per_s,
+            RateKind::Delivered => trial.deliver.per_s,
+            RateKind::Sent => trial.publish.sent_per_s,
+        };
+        let latency = &trial.latency;
+        let p99_ns = latency.response.as_ref().and_then(|l| l.p99_ns);
+        Self {
+            trial: trial.trial,
+            block: trial.block,
+            state: trial.status.name(),
+            usable: trial.status.usable(),
+            rate,
+            p99_ns,
+            figures: [
+                rate.map_or("-".into(), human_rate),
+                trial.offered_per_s.map_or("-".into(), human_rate),
+                shown(latency.service.as_ref().and_then(|l| l.p50_ns)),
+                shown(latency.service.as_ref().and_then(|l| l.p99_ns)),
+                shown(p99_ns),
+                shown(latency.e2e.as_ref().and_then(|l| l.p99_ns)),
+                shown(latency.lag.as_ref().and_then(|l| l.p99_ns)),
+                counted(trial.ledger.lost),
+            ],
+            reasons: trial
+                .reasons
+                .iter()
+                .map(|r| clean::line(r))
+                .chain((trial.saturated == Some(true)).then(|| "saturated".to_owned()))
+                .collect::<Vec<_>>()
+                .join("; "),
+        }
+    }
+}
+
+/// Driver us/msg, server us/msg, driver RSS, server RSS, stored, on disk.
+fn resources(usable: &[&TrialRecord]) -> Vec<String> {
+    let cpu = |of: fn(&TrialRecord) -> Option<f64>| {
+        median(usable.iter().map(|t| of(t))).map_or("-".into(), micros)
+    };
+    let largest = |of: fn(&TrialRecord) -> Option<u64>| {
+        let bytes = usable.iter().filter_map(|t| of(t)).max();
+        bytes.map_or("-".into(), human_bytes)
+    };
+    vec![
+        cpu(|t| t.resources.driver_cpu_ns_per_msg),
+        cpu(|t| t.resources.server_cpu_ns_per_msg),
+        largest(|t| t.resources.driver_rss_max_bytes),
+        largest(|t| t.resources.server_rss_max_bytes),
+        largest(|t| t.resources.stored_bytes),
+        largest(|t| t.resources.disk_bytes),
+    ]
+}
+
+fn micros(ns: f64) -> String {
+    let us = ns / 1e3;
+    if us < 10.0 {
+        format!("{us:.1}")
+    } else {
+        thousands(us.round() as u64)
+    }
+}
+
+/// `1,027 [980, 1,075]`, `1,027` without an interval, `-` without a mean.
+pub fn interval(estimate: &Estimate) -> String {
+    match (estimate.mean, estimate.lo, estimate.hi) {
+        (Some(mean), Some(lo), Some(hi)) => format!(
+            "{} [{}, {}]",
+            human_rate(mean),
+            human_rate(lo),
+            human_rate(hi)
+        ),
+        (Some(mean), _, _) => human_rate(mean),
+        _ => "-".into(),
+    }
+}
+
+/// Geometric mean of what was measured; the arithmetic one where a value is 0.
+fn geometric_mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let values: Vec<f64> = values.flatten().collect();
+    let n = values.len() as f64;
+    if values.is_empty() {
+        None
+    } else if values.iter().all(|v| *v > 0.0) {
+        Some((values.iter().map(|v| v.ln()).sum::<f64>() / n).exp())
+    } else {
+        Some(values.iter().sum::<f64>() / n)
+    }
+}
+
+fn median(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let mut values: Vec<f64> = values.flatten().collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.is_empty() {
+        None
+    } else if values.len() % 2 == 1 {
+        Some(values[middle])
+    } else {
+        Some(f64::midpoint(values[middle - 1], values[middle]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_measured_is_none() {
+        assert_eq!(geometric_mean([None].into_iter()), None);
+        assert_eq!(median([].into_iter()), None);
+    }
+
+    #[test]
+    fn middles_are_the_right_ones() {
+        let mean = geometric_mean([Some(1.0), Some(4.0), None].into_iter()).expect("measured");
+        assert!((mean - 2.0).abs() < 1e-12, "{mean}");
+        assert_eq!(
+            median([Some(9.0), Some(1.0), None, Some(2.0)].into_iter()),
+            Some(2.0)
+        );
+        assert_eq!(median([Some(1.0), Some(2.0)].into_iter()), Some(1.5));
+    }
+}

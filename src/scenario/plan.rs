@@ -1,0 +1,432 @@
+//! What a scenario will need before it runs: messages, time, memory and disk of each cell, and
+//! whether they fit. Pure: free space comes in as a value. Called by `jsbench check` and `run`, and
+//! by `engine` for the reservation of embedded servers.
+
+mod render;
+
+use std::time::Duration;
+
+use super::model::{
+    CellSpec, ConsumerKind, Layout, Length, PublishMode, Rate, Scenario, Share, Storage, Target,
+};
+use crate::units::human_bytes;
+
+const MIB: u64 = 1024 * 1024;
+/// Bytes of `jsb.<id>.t<trial>.app<k>.type<j>`.
+const SUBJECT_BYTES: u64 = 28;
+/// `NATS/1.0`, `Nats-Msg-Id` and its value.
+const HEADER_BYTES: u64 = 52;
+/// Resident set of a server with its caches, and of the driver with its histograms.
+const SERVER_BYTES: u64 = 128 * MIB;
+const DRIVER_BYTES: u64 = 128 * MIB;
+/// Creating streams and consumers, reading them back, the barrier.
+const SETUP: Duration = Duration::from_secs(1);
+/// Deliveries that lag behind the last publish.
+const CATCH_UP: Duration = Duration::from_millis(500);
+
+/// What the machine has to give.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Room {
+    /// Free bytes where embedded servers store.
+    pub disk_free_bytes: u64,
+    /// Memory that can be had without swapping.
+    pub memory_free_bytes: u64,
+    /// Logical CPUs.
+    pub cpus: u32,
+}
+
+/// What one trial of a cell needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CellPlan {
+    /// Cell.
+    pub id: String,
+    /// Messages published, warm-up included and prefill not.
+    pub messages: u64,
+    /// Messages stored before the barrier.
+    pub prefilled: u64,
+    /// Deliveries, prefilled messages included.
+    pub deliveries: u64,
+    /// Closed loop: the numbers are what a fast server could reach, not what is known.
+    pub at_most: bool,
+    /// Disk of all embedded servers together; `None` for servers that are elsewhere.
+    pub disk_bytes: Option<u64>,
+    /// Memory of the driver and of all embedded servers together.
+    pub memory_bytes: u64,
+    /// One trial, set-up and drain included.
+    pub trial: Duration,
+}
+
+/// What a scenario needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    name: String,
+    question: Option<String>,
+    refusals: Vec<String>,
+    /// In the order of the scenario.
+    pub cells: Vec<CellPlan>,
+    /// Trials of each cell.
+    pub repeat: u32,
+    /// All trials, one after the other.
+    pub total: Duration,
+    /// The most that one trial needs; streams go when their trial ends.
+    pub disk_bytes: u64,
+    /// The most that one trial needs.
+    pub memory_bytes: u64,
+    /// What might not fit or disturb the measurement.
+    pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// What cannot fit, each with its cure; when there is any, the scenario must not run.
+    pub fn refusals(&self) -> Vec<String> {
+        self.refusals.clone()
+    }
+
+    /// The text of `jsbench check`, at most 80 columns wide; without the refusals, which are
+    /// errors.
+    pub fn render(&self) -> String {
+        render::render(self)
+    }
+}
+
+/// What the cells of a scenario need, and whether it fits into `room`.
+pub fn plan(scenario: &Scenario, room: &Room) -> Plan {
+    let mut plan = Plan {
+        name: scenario.name.clone(),
+        question: scenario.question.clone(),
+        cells: Vec::new(),
+        repeat: scenario.repeat,
+        total: Duration::ZERO,
+        disk_bytes: 0,
+        memory_bytes: 0,
+        refusals: Vec::new(),
+        warnings: Vec::new(),
+    };
+    for cell in &scenario.cells {
+        let cell_plan = cell_plan(&cell.id, &cell.spec);
+        judge(&mut plan, &cell.spec, &cell_plan, room);
+        plan.disk_bytes = plan.disk_bytes.max(cell_plan.disk_bytes.unwrap_or(0));
+        plan.memory_bytes = plan.memory_bytes.max(cell_plan.memory_bytes);
+        plan.total += cell_plan.trial.saturating_mul(scenario.repeat);
+        plan.cells.push(cell_plan);
+    }
+    let mut servers = scenario.cells.iter().map(|cell| match &cell.spec.target {
+        Target::Embedded(e) => Duration::from_secs(if e.servers > 1 { 4 } else { 1 }),
+        Target::External(_) => Duration::ZERO,
+    });
+    plan.total += servers.next().unwrap_or_default();
+    plan.warnings.dedup();
+    plan
+}
+
+/// Bytes of file and of memory storage that each embedded server must be allowed (`max_file`,
+/// `max_mem`), so that it can take all streams of the cell, whatever server they land on.
+pub fn reserve_bytes(spec: &CellSpec) -> (u64, u64) {
+    let need = match spec.stream.max_bytes {
+        Some(max_bytes) => max_bytes.saturating_mul(streams(spec)),
+        None => stream_bytes(spec, published(spec, fast(spec))),
+    };
+    // Room for what is not counted message by message, and for a trial that is being deleted.
+    let spare = 64 * MIB;
+    let need = need.saturating_add(need / 4).saturating_add(spare);
+    match spec.stream.storage {
+        Storage::File => (need, spare),
+        Storage::Memory => (spare, need),
+    }
+}
+
+/// Bytes of file and of memory storage that each of `servers` embedded servers is allowed, for
+/// trials of these cells one after the other: what they reserve many times over, because a cluster
+/// takes up to 10 s to learn that a deleted stream has given its room back, within a share of what
+/// this machine has left.
+pub fn store_limits<'a>(
+    specs: impl IntoIterator<Item = &'a CellSpec>,
+    servers: u8,
+    room: &Room,
+) -> (u64, u64) {
+    const TIMES: u64 = 16;
+    let reserve = specs.into_iter().map(reserve_bytes);
+    let (file, memory) = reserve.fold((0, 0), |(a, b), (c, d)| (a.max(c), b.max(d)));
+    let each = u64::from(servers.max(1));
+    let within = |need: u64, free: u64| need.saturating_mul(TIMES).min(free / each).max(need);
+    (
+        within(file, room.disk_free_bytes / 5 * 4),
+        within(memory, room.memory_free_bytes / 2),
+    )
+}
+
+fn cell_plan(id: &str, spec: &CellSpec) -> CellPlan {
+    let messages = published(spec, fast(spec));
+    let prefilled = total_prefill(spec);
+    let stored = replicated(spec, messages, true);
+    let on_disk = if spec.stream.storage == Storage::File {
+        stored
+    } else {
+        0
+    };
+    let in_flight = u64::from(spec.workload.pods)
+        * u64::from(spec.workload.publishers)
+        * u64::from(spec.publish.window);
+    let driver = DRIVER_BYTES.saturating_add(in_flight.saturating_mul(2 * payload(spec)));
+    let (disk_bytes, servers) = match &spec.target {
+        Target::Embedded(embedded) => (
+            Some(on_disk),
+            (u64::from(embedded.servers) * SERVER_BYTES).saturating_add(stored - on_disk),
+        ),
+        Target::External(_) => (None, 0),
+    };
+    CellPlan {
+        id: id.to_owned(),
+        messages,
+        prefilled,
+        deliveries: deliveries(spec, messages.saturating_add(prefilled)),
+        at_most: is_open_ended(spec),
+        disk_bytes,
+        memory_bytes: driver.saturating_add(servers),
+        trial: trial_time(spec),
+    }
+}
+
+/// Refuses what cannot fit, and warns of what might not.
+fn judge(plan: &mut Plan, spec: &CellSpec, cell: &CellPlan, room: &Room) {
+    let Target::Embedded(embedded) = &spec.target else {
+        return;
+    };
+    let id = &cell.id;
+    // Where the number of messages is not known, a server this slow would still store so many.
+    let least = replicated(spec, published(spec, steady(spec) / 10.0), false);
+    let (place, free, most) = match spec.stream.storage {
+        Storage::File => (
+            "on disk",
+            room.disk_free_bytes,
+            cell.disk_bytes.unwrap_or(0),
+        ),
+        Storage::Memory => ("in memory", room.memory_free_bytes, cell.memory_bytes),
+    };
+    let replicas = spec.stream.replicas;
+    if least > free {
+        plan.refusals.push(format!(
+            "cell `{id}` stores at least {} {place} ({replicas} replicas), and {} are free; \
+             publish less (workload.duration, messages, prefill, rate, payload) or set \
+             stream.max_bytes",
+            human_bytes(least),
+            human_bytes(free)
+        ));
+    } else if most > free / 5 * 4 {
+        plan.warnings.push(format!(
+            "cell `{id}` may store up to {} {place}, and {} are free; set stream.max_bytes",
+            human_bytes(most),
+            human_bytes(free)
+        ));
+    }
+    let servers = u64::from(embedded.servers);
+    if let Some(memory) = embedded.memory_bytes
+        && memory.saturating_mul(servers) > room.memory_free_bytes
+    {
+        plan.warnings.push(format!(
+            "{servers} servers of {} are more than the {} of memory that are free",
+            human_bytes(memory),
+            human_bytes(room.memory_free_bytes)
+        ));
+    }
+    if let Some(cpus) = embedded.cpus
+        && cpus * servers as f64 > f64::from(room.cpus)
+    {
+        plan.warnings.push(format!(
+            "{servers} servers of {cpus} CPUs are more than the {} CPUs here: they share them \
+             with each other and with the driver",
+            room.cpus
+        ));
+    }
+}
+
+/// Messages that a server of this speed takes in a trial; the rate where one is set.
+fn published(spec: &CellSpec, max_per_s: f64) -> u64 {
+    let workload = &spec.workload;
+    if workload.publishers == 0 {
+        return 0;
+    }
+    match workload.length {
+        Length::Messages(per_pod) => per_pod.saturating_mul(u64::from(workload.pods)),
+        Length::Duration(window) => {
+            let per_s = match workload.rate {
+                Rate::Max => max_per_s,
+                Rate::Constant(per_s) => per_s,
+            };
+            ((spec.warmup + window).as_secs_f64() * per_s).round() as u64
+        }
+    }
+}
+
+fn is_open_ended(spec: &CellSpec) -> bool {
+    spec.workload.publishers > 0
+        && spec.workload.rate == Rate::Max
+        && matches!(spec.workload.length, Length::Duration(_))
+}
+
+/// An upper bound of what is published per second in closed loop: what has been seen of one
+/// server on fast hardware, 250 k small messages/s or 1.5 GB/s, a third of it with replicas.
+fn fast(spec: &CellSpec) -> f64 {
+    let bound = (1.5e9 / (payload(spec) + 100) as f64).min(250_000.0);
+    let bound = if spec.stream.replicas > 1 {
+        bound / 3.0
+    } else {
+        bound
+    };
+    match spec.publish.mode {
+        PublishMode::Sync => bound.min(20_000.0 * publishers(spec)),
+        PublishMode::Async => bound,
+        PublishMode::Core => bound * 8.0,
+    }
+}
+
+/// What an ordinary machine with driver and servers on it publishes per second: for the time of
+/// trials that end after a number of messages.
+fn steady(spec: &CellSpec) -> f64 {
+    let replicated = spec.stream.replicas > 1;
+    let (per_s, bytes_per_s, sync_per_s) = if replicated {
+        (10_000.0, 40e6, 300.0)
+    } else {
+        (50_000.0, 150e6, 5_000.0)
+    };
+    let fan_out = deliveries(spec, 1_000) as f64 / 1_000.0;
+    let delivered = (200_000.0_f64).min(400e6 / (payload(spec) + 100) as f64) / fan_out.max(0.01);
+    let bound = (bytes_per_s / (payload(spec) + 100) as f64)
+        .min(per_s)
+        .min(delivered);
+    match spec.publish.mode {
+        PublishMode::Sync => bound.min(sync_per_s * publishers(spec)),
+        PublishMode::Async | PublishMode::Core => bound,
+    }
+}
+
+fn publishers(spec: &CellSpec) -> f64 {
+    f64::from(spec.workload.pods) * f64::from(spec.workload.publishers)
+}
+
+fn payload(spec: &CellSpec) -> u64 {
+    spec.workload.payload.size_bytes()
+}
+
+fn total_prefill(spec: &CellSpec) -> u64 {
+    spec.workload
+        .prefill
+        .saturating_mul(u64::from(spec.workload.pods))
+}
+
+/// Deliveries of so many messages, published evenly by all pods.
+fn deliveries(spec: &CellSpec, messages: u64) -> u64 {
+    let workload = &spec.workload;
+    if workload.subscribers == 0 || spec.consumer.kind == ConsumerKind::None {
+        return 0;
+    }
+    if spec.consumer.share == Share::App {
+        return messages;
+    }
+    // A pod's messages go to the subscribers of all pods of its app.
+    let (pods, apps) = (u64::from(workload.pods), u64::from(workload.apps.max(1)));
+    let pairs: u64 = (0..apps.min(pods))
+        .map(|app| {
+            let of_app = pods / apps + u64::from(app < pods % apps);
+            of_app * of_app
+        })
+        .sum();
+    let copies = pairs as f64 * f64::from(workload.subscribers) / pods.max(1) as f64;
+    (messages as f64 * copies).round() as u64
+}
+
+fn streams(spec: &CellSpec) -> u64 {
+    let (apps, types) = (
+        u64::from(spec.workload.apps),
+        u64::from(spec.workload.types),
+    );
+    match spec.stream.layout {
+        Layout::Shared => 1,
+        Layout::PerApp => apps,
+        Layout::PerType => apps * types,
+    }
+}
+
+/// Bytes of one stored message as the server counts them: in a file 22 + subject + payload + 8
+/// and 4 + headers, in memory subject + payload + headers + 16.
+fn record_bytes(spec: &CellSpec) -> u64 {
+    let subject = spec
+        .publish
+        .subject
+        .as_ref()
+        .map_or(SUBJECT_BYTES, |s| s.len() as u64);
+    let headers = if spec.publish.message_id {
+        HEADER_BYTES
+    } else {
+        0
+    };
+    match spec.stream.storage {
+        Storage::File => 30 + subject + payload(spec) + if headers > 0 { 4 + headers } else { 0 },
+        Storage::Memory => 16 + subject + payload(spec) + headers,
+    }
+}
+
+/// Bytes that one replica of all streams holds after so many messages, within their limits.
+fn stream_bytes(spec: &CellSpec, messages: u64) -> u64 {
+    if spec.publish.mode == PublishMode::Core {
+        return 0;
+    }
+    let streams = streams(spec);
+    let subjects = u64::from(spec.workload.apps) * u64::from(spec.workload.types);
+    let all = messages.saturating_add(total_prefill(spec));
+    let all = all
+        .min(
+            spec.stream
+                .max_msgs
+                .map_or(u64::MAX, |n| n.saturating_mul(streams)),
+        )
+        .min(
+            spec.stream
+                .max_msgs_per_subject
+                .map_or(u64::MAX, |n| n.saturating_mul(subjects)),
+        );
+    all.saturating_mul(record_bytes(spec)).min(
+        spec.stream
+            .max_bytes
+            .map_or(u64::MAX, |n| n.saturating_mul(streams)),
+    )
+}
+
+/// Bytes of all replicas; with the raft log, which each replica writes as well and compacts later.
+fn replicated(spec: &CellSpec, messages: u64, with_log: bool) -> u64 {
+    let replicas = u64::from(spec.stream.replicas);
+    let mut each = stream_bytes(spec, messages);
+    if with_log && replicas > 1 && spec.publish.mode != PublishMode::Core {
+        let entry = payload(spec) + payload(spec) / 10 + 110;
+        let all = messages.saturating_add(total_prefill(spec));
+        each = each.saturating_add(all.saturating_mul(entry));
+    }
+    each.saturating_mul(replicas)
+}
+
+fn trial_time(spec: &CellSpec) -> Duration {
+    let workload = &spec.workload;
+    let seconds = |messages: u64, per_s: f64| {
+        // A year is long enough to be told that it is too long.
+        Duration::from_secs_f64((messages as f64 / per_s.max(1e-6)).min(31e6))
+    };
+    let total = published(spec, 0.0);
+    let load = match (workload.publishers, workload.length, workload.rate) {
+        (0, Length::Duration(limit), _) => {
+            seconds(deliveries(spec, total_prefill(spec)), 200_000.0).min(limit)
+        }
+        (_, Length::Duration(window), _) => spec.warmup + window,
+        (_, Length::Messages(_), Rate::Constant(per_s)) => seconds(total, per_s),
+        (_, Length::Messages(_), Rate::Max) => seconds(total, steady(spec)),
+    };
+    let fill = seconds(total_prefill(spec), steady(spec));
+    let drain = if workload.subscribers > 0 {
+        CATCH_UP.min(workload.drain)
+    } else {
+        Duration::ZERO
+    };
+    SETUP + fill + load + drain
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! Planned messages, bytes and refusals of small scenarios.
+
+use super::super::{Overrides, Source, load};
+use super::*;
+
+const ROOMY: Room = Room {
+    disk_free_bytes: 1 << 42,
+    memory_free_bytes: 1 << 40,
+    cpus: 8,
+};
+
+fn scenario(body: &str) -> Scenario {
+    let source = Source {
+        path: None,
+        text: format!("name = \"t\"\n{body}"),
+    };
+    load(&source, &Overrides::default()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn shipped(file: &str, profile: Option<&str>) -> Scenario {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let overrides = Overrides {
+        profile: profile.map(str::to_owned),
+        ..Overrides::default()
+    };
+    let source = Source::read(&path).expect("shipped file");
+    load(&source, &overrides).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn a_count_of_messages_is_planned_exactly() {
+    let scenario = scenario(
+        "[target]\nservers = 3\n[stream]\nreplicas = 3\n[consumer]\nkind = \"ordered\"\n\
+         [workload]\npods = 4\napps = 3\nmessages = 100\nsubscribers = 2\nprefill = 50\npayload = \"512B\"\n",
+    );
+    let plan = plan(&scenario, &ROOMY);
+    let cell = &plan.cells[0];
+    assert_eq!(
+        (cell.messages, cell.prefilled, cell.at_most),
+        (400, 200, false)
+    );
+    // Apps have 2, 1 and 1 pods: (2*2 + 1 + 1) / 4 pods x 2 subscribers = 3 copies.
+    assert_eq!(cell.deliveries, 1_800);
+    let record = 30 + 28 + 512;
+    let log = 512 + 51 + 110;
+    assert_eq!(cell.disk_bytes, Some(3 * 600 * (record + log)));
+}
+
+#[test]
+fn a_record_in_a_file_is_as_long_as_the_server_says() {
+    // Measured on 2.15.1: 512 B payload, 3-byte subject, 545 B in state.bytes.
+    let mut spec = scenario("[workload]\npayload = \"512B\"\n").cells[0]
+        .spec
+        .clone();
+    spec.publish.subject = Some("a.b".to_owned());
+    assert_eq!(record_bytes(&spec), 545);
+}
+
+#[test]
+fn what_cannot_fit_is_refused_and_what_might_not_is_warned_of() {
+    let small = Room {
+        disk_free_bytes: 1 << 30,
+        ..ROOMY
+    };
+    let constant =
+        scenario("[workload]\nrate = \"10k/s\"\nduration = \"1h\"\npayload = \"1KiB\"\n");
+    assert_eq!(plan(&constant, &small).refusals.len(), 1);
+    assert!(plan(&constant, &ROOMY).refusals.is_empty());
+
+    let closed = scenario("[workload]\nduration = \"10s\"\npayload = \"1KiB\"\n");
+    let tight = plan(&closed, &small);
+    assert!(tight.refusals.is_empty(), "{:?}", tight.refusals);
+    assert_eq!(tight.warnings.len(), 1);
+
+    let bounded = scenario(
+        "[stream]\nmax_bytes = \"100MiB\"\n[workload]\nrate = \"10k/s\"\nduration = \"1h\"\npayload = \"1KiB\"\n",
+    );
+    assert!(plan(&bounded, &small).refusals.is_empty());
+
+    let memory = scenario(
+        "[stream]\nstorage = \"memory\"\n[workload]\nprefill = 10_000_000\npayload = \"1KiB\"\n",
+    );
+    let room = Room {
+        memory_free_bytes: 1 << 30,
+        ..ROOMY
+    };
+    assert_eq!(plan(&memory, &room).refusals.len(), 1);
+}
+
+#[test]
+fn a_reservation_holds_every_stream_of_the_cell() {
+    let scenario = scenario(
+        "[stream]\nlayout = \"per-type\"\nmax_bytes = \"1GiB\"\n[workload]\npods = 2\ntypes = 3\n",
+    );
+    let (file, memory) = reserve_bytes(&scenario.cells[0].spec);
+    assert!(file >= 6 << 30 && memory >= MIB, "{file} {memory}");
+}
+
+#[test]
+fn the_quickstart_takes_less_than_a_minute() {
+    let scenario = load(&Source::quickstart(), &Overrides::default()).expect("built in");
+    let plan = plan(&scenario, &ROOMY);
+    assert_eq!(plan.cells.len() * plan.repeat as usize, 18);
+    assert!(plan.total < Duration::from_mins(1), "{:?}", plan.total);
+    let open_loop = scenario.cells.iter().filter(|cell| {
+        cell.spec.publish.mode == PublishMode::Async
+            && matches!(cell.spec.workload.rate, Rate::Constant(per_s) if per_s >= 10_000.0)
+    });
+    assert_eq!(open_loop.count(), 2);
+}
+
+#[test]
+fn stream_layout_has_a_profile_for_three_minutes() {
+    let quick = plan(
+        &shipped("scenarios/stream-layout.toml", Some("quick")),
+        &ROOMY,
+    );
+    assert!(quick.total < Duration::from_mins(3), "{:?}", quick.total);
+    let full = plan(&shipped("scenarios/stream-layout.toml", None), &ROOMY);
+    assert!(
+        full.cells
+            .iter()
+            .all(|c| c.messages == 30_000 && c.deliveries == 300_000)
+    );
+}
+
+#[test]
+fn the_text_of_check() {
+    let scenario = shipped("scenarios/stream-layout.toml", None);
+    insta::assert_snapshot!("check_stream_layout", plan(&scenario, &ROOMY).render());
+    let scenario = load(&Source::quickstart(), &Overrides::default()).expect("built in");
+    let small = Room {
+        disk_free_bytes: 200 << 20,
+        memory_free_bytes: 4 << 30,
+        cpus: 2,
+    };
+    let text = plan(&scenario, &small).render();
+    insta::assert_snapshot!("check_quickstart_little_room", text);
+    assert!(text.lines().all(|line| line.chars().count() <= 80));
+}

@@ -1,0 +1,402 @@
+//! What the tables of a cell say together: the rules of the NATS server, and our own, so that a
+//! run does not begin what the server would refuse or what would measure nothing.
+
+use super::check::Check;
+use super::model::{
+    Absence, Ack, CellSpec, ConsumerKind, Deliver, Layout, Length, PublishMode, Rate, Retention,
+    Share, Storage, Target,
+};
+
+/// `limits.default_max_consumers` of nats-server 2.15.
+const MAX_CONSUMERS_PER_STREAM: u64 = 1_000;
+/// `max_payload` of a server that is not told another.
+const MAX_PAYLOAD_BYTES: u64 = 1024 * 1024;
+/// Room for `NATS/1.0` and `Nats-Msg-Id`, which count as payload.
+const HEADER_BYTES: u64 = 64;
+
+/// Judges one cell.
+pub(super) fn judge(check: &mut Check<'_, '_>, spec: &CellSpec) {
+    replicas(check, spec);
+    storage(check, spec);
+    existing(check, spec);
+    clients(check, spec);
+    drain(check, spec);
+    core(check, spec);
+    consumer(check, spec);
+    sharing(check, spec);
+    retention(check, spec);
+    consumers_per_stream(check, spec);
+    payload(check, spec);
+}
+
+fn replicas(check: &mut Check<'_, '_>, spec: &CellSpec) {
+    let replicas = spec.stream.replicas;
+    if let Target::Embedded(embedded) = &spec.target
+        && replicas > embedded.servers
+        && replicas <= 5
+        && matches!(embedded.servers, 1 | 3)
+    {
+        let servers = embedded.servers;
+        let cure = if replicas <= 3 {
+            "write `servers = 3` under [target], or `replicas = 1` under [stream]"
+        } else {
+            "embedded servers are 1 or 3: write `replicas = 3`, or use an external target"
+        };
+        check.refuse(
+            &["stream.replicas", "target.servers", "target.kind"],
+            format!(
+                "{replicas} replicas need {replicas} servers, and `target.servers` is {}",
+                check.written("target.servers", &servers.to_string())
+            ),
+            cure,
+        );
+    }
+    let Some(consumer) = spec.consumer.replicas else {
+        return;
+    };
+    let paths = ["consumer.replicas", "stream.replicas"];
+    if consumer > replicas {
+        check.refuse(
+            &paths,
+            format!("a consumer with {consumer} replicas on a stream with {replicas}"),
+            "write at most the stream's replicas, or take `consumer.replicas` out",
+        );
+    } else if consumer != replicas && spec.stream.retention != Retention::Limits {
+        check.refuse(
+            &["consumer.replicas", "stream.replicas", "stream.retention"],
+            "a workqueue or interest stream wants consumers with its own number of replicas",
+            "take `consumer.replicas` out",
+        );
+    }
+}
+
+fn storage(check: &mut Check<'_, '_>, spec: &CellSpec) {
+    let stream = &spec.stream;
+    if stream.persist_async && (stream.storage != Storage::File || stream.replicas != 1) {
+        check.refuse(
+            &["stream.persist", "stream.storage", "stream.replicas"],
+            "`persist = \"async\"` needs file storage and one replica",
+            "write `storage = \"file\"` and `replicas = 1`, or take `persist` out",
+        );
+    }
+    if stream.compression && stream.storage != Storage::File {
+        check.refuse(
+            &["stream.compression", "stream.storage"],
+            "only file storage is compressed, and `stream.storage` is memory",
+            "write `storage = \"file\"`, or take `compression` out",
+        );
+    }
+}
+
+fn existing(check: &mut Check<'_, '_>, spec: &CellSpec) {
+    if spec.stream.existing.is_none() {
+        if spec.publish.subject.is_some() {
+            check.refuse(
+                &["publish.subject", "stream.existing"],
+                "`publish.subject` is for an existing stream; other streams get subjects of their own",
+                "name the stream with `stream.existing`, or take `publish.subject` out",
+            );
+        }
+        return;
+    }
+    if spec.publish.subject.is_none() {
+        check.refuse(
+            &["publish.subject", "stream.existing"],
+            "an existing stream, and no subject of it to publish to",
+            "write `subject = \"…\"` under [publish]",
+        );
+    }
+    if matches!(spec.target, Target::Embedded(_)) {
+        check.refuse(
+            &["stream.existing", "target.kind"],
+            "embedded servers begin empty: there is no existing stream",
+            "write `kind = \"external\"` and `urls` under [target], or give --server",
+        );
+    }
+    let paths = [
+        "workload.apps",
+        "workload.types",
+        "stream.layout",
+        "stream.existing",
+    ];
+    let workload = &spec.workload;
+    if workload.apps > 1 || workload.types > 1 || spec.stream.layout != Layout::Shared {
+        check.refuse(
+            &paths,
+            "an existing stream is used through one subject: one app, one type, layout \"shared\"",
+            "write `apps = 1` and `types = 1`, and take `layout` out",
+        );
+    }
+}
+
+fn clients(check: &mut Check<'_, '_>, spec: &CellSpec) {
+    let workload = &spec.workload;
+    if workload.publishers == 0 && workload.subscribers == 0 {
+        check.refuse(
+            &["workload.publishers", "workload.subscribers"],
+            "neither publishers nor subscribers: there is nothing to measure",
+            "write `publishers = 1`, or `subscribers = 1` with `prefill`",
+        );
+    }
+    if workload.apps > workload.pods {
+        check.refuse(
+            &["workload.apps", "workload.pods"],
+            format!(
+                "{} apps and {} pods: a pod serves one app, so some would have none",
+                workload.apps, workload.pods
+            ),
+            "make `pods` at least `apps`",
+        );
+    }
+    let clients = workload.publishers.saturating_add(workload.subscribers);
+    if workload.connections.is_some_and(|n| n > clients) {
+        check.refuse(
+            &["workload.connections"],
+            format!("more connections than the {clients} clients of a pod"),
+            "write fewer, or take the key out for a connection per client",
+        );
+    }
+    let kind = spec.consumer.kind;
+    if kind == ConsumerKind::None && workload.subscribers > 0 {
+        check.refuse(
+            &["workload.subscribers", "consumer.kind"],
+            format!(
+                "{} subscribers per pod, and `consumer.kind` is none",
+                workload.subscribers
+            ),
+            "write `kind = \"pull\"` (or ordered, push, …) under [consumer], or `subscribers = 0`",
+        );
+    }
+    if kind != ConsumerKind::None && workload.subscribers == 0 {
+        check.refuse(
+            &["workload.subscribers", "consumer.kind"],
+            "a consumer, and no subscribers to use it",
+            "write `subscribers = 1` under [workload], or `kind = \"none\"` under [consumer]",
+        );
+    }
+}
+
+fn drain(check: &mut Check<'_, '_>, spec: &CellSpec) {
+    let workload = &spec.workload;
+    if workload.publishers > 0 {
+        return;
+    }
+    if workload.prefill == 0 {
+        check.refuse(
+            &["workload.publishers", "workload.prefill"],
+            "no publishers, and nothing filled in before: subscribers would wait for nothing",
+            "write `prefill = 100_000` (messages per pod), or `publishers = 1`",
+        );
+    }
+    if workload.rate != Rate::Max {
+        check.refuse(
+            &["workload.rate", "workload.publishers"],
+            "a rate, and no publishers to keep it",
+            "take `rate` out, or write `publishers = 1`",
+        );
+    }
+    if matches!(workload.length, Length::Messages(_)) {
+        check.refuse(
+            &["workload.messages", "workload.publishers"],
+            "a number of messages to publish, and no publishers",
+            "the number to drain is `prefill`; write `duration` as its limit",
+        );
+    }
+    if spec.consumer.deliver != Deliver::All {
+        check.refuse(
+            &[
+                "consumer.deliver",
+                "workload.publishers",
+                "workload.prefill",
+            ],
+            "a drain reads what was there before, and `consumer.deliver` skips it",
+            "write `deliver = \"all\"`",
+        );
+    }
+}
+
+fn core(check: &mut Check<'_, '_>, spec: &CellSpec) {
+    let publishes_core = spec.publish.mode == PublishMode::Core;
+    let reads_core = spec.consumer.kind == ConsumerKind::Core;
+    let paths = ["publish.mode", "consumer.kind"];
+    if reads_core && !publishes_core {
+        check.refuse(
+            &paths,
+            "a core subscription reads what is published with mode \"core\"",
+            "write `mode = \"core\"` under [publish], or another `consumer.kind`",
+        );
+    }
+    if !publishes_core {
+        return;
+    }
+    if !reads_core && spec.consumer.kind != ConsumerKind::None {
+        check.refuse(
+            &paths,
+            "mode \"core\" stores nothing that a JetStream consumer could read",
+            "write `kind = \"core\"` (or \"none\") under [consumer], or another `publish.mode`",
+        );
+    }
+    if spec.publish.message_id {
+        check.refuse(
+            &["publish.message_id", "publish.mode"],
+            "message ids are for JetStream, and `publish.mode` is core",
+            "take `message_id` out, or write `mode = \"async\"`",
+        );
+    }
+    if spec.workload.prefill > 0 {
+        check.refuse(
+            &["workload.prefill", "publish.mode"],
+            "nothing can be filled in before: mode \"core\" stores nothing",
+            "take `prefill` out, or write another `publish.mode`",
+        );
+    }
+    if spec.stream.existing.is_some() {
+        check.refuse(
+            &["stream.existing", "publish.mode"],
+            "mode \"core\" uses no stream",
+            "take `existing` out, or write another `publish.mode`",
+        );
+    }
+}
+
+fn consumer(check: &mut Check<'_, '_>, spec: &CellSpec) {
+    if spec.workload.prefill > 0
+        && spec.workload.publishers > 0
+        && spec.consumer.deliver != Deliver::All
+    {
+        check.refuse(
+            &["consumer.deliver", "workload.prefill"],
+            "consumers are made before the stream is filled, so `consumer.deliver` would not skip it",
+            "write `deliver = \"all\"`, or take `prefill` out",
+        );
+    }
+    let (kind, ack) = (spec.consumer.kind, spec.consumer.ack);
+    let word = check.written("consumer.ack", "explicit");
+    let acks = matches!(
+        kind,
+        ConsumerKind::Pull | ConsumerKind::Push | ConsumerKind::PushQueue
+    );
+    if !acks && ack != Ack::None {
+        check.refuse(
+            &["consumer.ack", "consumer.kind"],
+            format!("`consumer.ack` is {word}: only pull, push and push-queue consumers ack"),
+            "take `ack` out, or write `kind = \"pull\"`",
+        );
+    }
+}
+
+fn sharing(check: &mut Check<'_, '_>, spec: &CellSpec) {
+    let paths = ["consumer.share", "consumer.kind"];
+    match (spec.consumer.kind, spec.consumer.share) {
+        (ConsumerKind::Push, Share::App) => check.refuse(
+            &paths,
+            "a push consumer that subscribers share needs a queue",
+            "write `kind = \"push-queue\"`, or `share = \"none\"`",
+        ),
+        (ConsumerKind::PushQueue, Share::None) => check.refuse(
+            &paths,
+            "a push-queue consumer is one that the subscribers of an app share",
+            "write `share = \"app\"`, or `kind = \"push\"`",
+        ),
+        (ConsumerKind::Ordered | ConsumerKind::Core | ConsumerKind::None, Share::App) => check
+            .refuse(
+                &paths,
+                "only pull and push-queue consumers can be shared",
+                "write `share = \"none\"`, or `kind = \"pull\"`",
+            ),
+        _ => {}
+    }
+}
+
+/// Subscribers of the app that has most.
+fn subscribers_of_an_app(spec: &CellSpec) -> u64 {
+    let pods = spec.workload.pods.div_ceil(spec.workload.apps.max(1));
+    u64::from(pods) * u64::from(spec.workload.subscribers)
+}
+
+fn retention(check: &mut Check<'_, '_>, spec: &CellSpec) {
+    let reads = !matches!(spec.consumer.kind, ConsumerKind::None | ConsumerKind::Core);
+    let paths = ["consumer.ack", "consumer.kind", "stream.retention"];
+    match spec.stream.retention {
+        Retention::WorkQueue if reads => {
+            if !matches!(spec.consumer.ack, Ack::Explicit | Ack::Double) {
+                check.refuse(
+                    &paths,
+                    "a workqueue stream wants every message acked",
+                    "write `ack = \"explicit\"` and `kind = \"pull\"`, or `retention = \"limits\"`",
+                );
+            }
+            let several = subscribers_of_an_app(spec);
+            if spec.consumer.share == Share::None && several > 1 {
+                check.refuse(
+                    &[
+                        "consumer.share",
+                        "stream.retention",
+                        "workload.subscribers",
+                        "workload.pods",
+                    ],
+                    format!(
+                        "{several} subscribers of one app with consumers of their own: a workqueue \
+                         stream refuses consumers that overlap"
+                    ),
+                    "write `share = \"app\"` under [consumer], or `retention = \"limits\"`",
+                );
+            }
+        }
+        Retention::Interest
+            if spec.consumer.kind == ConsumerKind::None
+                && !spec.absences.contains(&Absence::NoInterest) =>
+        {
+            check.refuse(
+                &["stream.retention", "consumer.kind"],
+                "an interest stream without consumers drops every message",
+                "add subscribers, or declare it: `absences = [\"no-interest\"]` under [expect]",
+            );
+        }
+        _ => {}
+    }
+}
+
+fn consumers_per_stream(check: &mut Check<'_, '_>, spec: &CellSpec) {
+    if matches!(spec.consumer.kind, ConsumerKind::None | ConsumerKind::Core)
+        || !matches!(spec.target, Target::Embedded(_))
+    {
+        return;
+    }
+    let apps = match spec.stream.layout {
+        Layout::Shared => u64::from(spec.workload.apps),
+        Layout::PerApp | Layout::PerType => 1,
+    };
+    let consumers = match (spec.consumer.share, spec.stream.layout) {
+        (Share::App, _) => apps,
+        (Share::None, Layout::Shared) => {
+            u64::from(spec.workload.pods) * u64::from(spec.workload.subscribers)
+        }
+        (Share::None, _) => subscribers_of_an_app(spec),
+    };
+    if consumers > MAX_CONSUMERS_PER_STREAM {
+        check.refuse(
+            &["workload.subscribers", "workload.pods", "stream.layout", "consumer.share"],
+            format!(
+                "{consumers} consumers on one stream, and a server allows {MAX_CONSUMERS_PER_STREAM}"
+            ),
+            "write fewer subscribers, `share = \"app\"`, or `layout = \"per-app\"`",
+        );
+    }
+}
+
+fn payload(check: &mut Check<'_, '_>, spec: &CellSpec) {
+    let headers = if spec.publish.message_id {
+        HEADER_BYTES
+    } else {
+        0
+    };
+    let size = spec.workload.payload.size_bytes();
+    if matches!(spec.target, Target::Embedded(_)) && size + headers > MAX_PAYLOAD_BYTES {
+        check.refuse(
+            &["workload.payload"],
+            format!("a payload of {size} bytes is more than the server takes, {MAX_PAYLOAD_BYTES}"),
+            "write at most \"1MiB\", less 64 bytes with `message_id`",
+        );
+    }
+}
