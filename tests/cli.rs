@@ -620,6 +620,19 @@ fn an_interrupt_during_the_prefill_is_heard() {
 }
 
 #[test]
+fn an_interrupt_in_the_warm_up_is_no_window() {
+    let dir = scenario(SMALL);
+    let open = ["--set", "workload.rate=500/s", "--set", "trials.warmup=20s"];
+    let (child, _) = start_long(dir.path(), &open);
+    signal(child.id(), "INT");
+    let (out, _) = check(&child.wait_with_output().expect("ends"), 130);
+    assert!(!out.contains("saturated"), "{out}");
+    let trial = trial(&dir.path().join("r"));
+    assert_eq!(trial["status"], "invalid");
+    assert_eq!(trial["publish"]["acked_per_s"], Value::Null);
+}
+
+#[test]
 fn a_second_interrupt_aborts_a_drain() {
     let dir = scenario(SMALL);
     // A consumer that may have one delivery open and never catches up with what is stored.

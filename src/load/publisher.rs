@@ -228,8 +228,11 @@ impl Publisher {
         let offered = match (self.schedule, window) {
             (Some(schedule), Some((start, end))) => {
                 let limit = self.config.messages.unwrap_or(u64::MAX);
-                schedule.due_before(end.min(self.stop_ns.get())).min(limit)
-                    - schedule.due_before(start).min(limit)
+                let until = schedule.due_before(end.min(self.stop_ns.get()));
+                // A load that was stopped in its warm-up offered nothing in the window.
+                until
+                    .min(limit)
+                    .saturating_sub(schedule.due_before(start).min(limit))
             }
             _ => 0,
         };
