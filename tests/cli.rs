@@ -7,20 +7,11 @@ use std::path::Path;
 use std::process::Stdio;
 
 use common::{
-    SMALL, Server, alive, check, jsbench, json, run, scenario, servers_of, signal, wait_for,
+    SMALL, Server, alive, check, first_trial, foreign_stream, jsbench, json, run, scenario,
+    servers_of, signal, u, wait_for,
 };
 use serde_json::Value;
 use tempfile::TempDir;
-
-fn trial(dir: &Path) -> Value {
-    json(&dir.join("record.json"))["cells"][0]["trials"][0].clone()
-}
-
-fn u(value: &Value) -> u64 {
-    value
-        .as_u64()
-        .unwrap_or_else(|| panic!("{value} is not a count"))
-}
 
 #[test]
 fn a_run_leaves_a_complete_directory_and_nothing_else() {
@@ -54,7 +45,7 @@ fn a_run_leaves_a_complete_directory_and_nothing_else() {
     assert_eq!(record["schema"], "jsbench.record/v1");
     assert_eq!(record["complete"], true);
     assert_eq!(record["verdict"]["exit_code"], 0);
-    let trial = trial(&dir.path().join("r"));
+    let trial = first_trial(&dir.path().join("r"));
     assert!(u(&trial["publish"]["attempted"]) > 100);
     assert_eq!(trial["publish"]["acked"], trial["deliver"]["unique"]);
     assert_eq!(
@@ -85,7 +76,7 @@ fn an_open_loop_sends_exactly_what_is_due() {
         jsbench(dir.path()).args(["run", "s.toml", "--out", "r", "--no-fail"]),
         0,
     );
-    let trial = trial(&dir.path().join("r"));
+    let trial = first_trial(&dir.path().join("r"));
     assert_eq!(u(&trial["publish"]["attempted"]), 2_400, "2k/s for 1.2 s");
     assert_eq!(trial["offered_per_s"].as_f64(), Some(2_000.0));
     for metric in ["lag", "service", "response", "e2e"] {
@@ -152,7 +143,7 @@ fn the_record_agrees_with_independent_counts() {
         &server.monitor,
     ]);
     run(&mut command, 0);
-    let trial = trial(&dir.path().join("r"));
+    let trial = first_trial(&dir.path().join("r"));
     let acked = u(&trial["publish"]["acked"]);
     assert!(acked > 100);
     let jsz = server.jsz();
@@ -539,24 +530,7 @@ fn a_run_without_a_finished_trial_is_an_environment_failure() {
 #[test]
 fn a_stream_that_is_not_ours_is_left_untouched() {
     let server = Server::start("");
-    let foreign = async {
-        let client = async_nats::connect(&server.url).await.expect("connects");
-        let js = async_nats::jetstream::new(client);
-        let config = async_nats::jetstream::stream::Config {
-            name: "MINE".to_owned(),
-            subjects: vec!["jsb.>".to_owned()],
-            ..Default::default()
-        };
-        js.create_stream(config).await.expect("a stream");
-        js.publish("jsb.x", "precious".into())
-            .await
-            .expect("sent")
-            .await
-            .expect("stored");
-    };
-    tokio::runtime::Runtime::new()
-        .expect("a runtime")
-        .block_on(foreign);
+    foreign_stream(&server.url, "MINE", "jsb.>", "jsb.x", -1);
     let dir = scenario(SMALL);
     let (out, _) = run(
         jsbench(dir.path()).args(["run", "s.toml", "--out", "r", "--server", &server.url]),
@@ -627,7 +601,7 @@ fn an_interrupt_in_the_warm_up_is_no_window() {
     signal(child.id(), "INT");
     let (out, _) = check(&child.wait_with_output().expect("ends"), 130);
     assert!(!out.contains("saturated"), "{out}");
-    let trial = trial(&dir.path().join("r"));
+    let trial = first_trial(&dir.path().join("r"));
     assert_eq!(trial["status"], "invalid");
     assert_eq!(trial["publish"]["acked_per_s"], Value::Null);
 }

@@ -3,21 +3,13 @@
 
 mod common;
 
-use std::path::Path;
 use std::process::Stdio;
 
-use common::{SMALL, Server, check, jsbench, json, run, scenario, wait_for};
+use common::{
+    SMALL, Server, check, first_trial, foreign_stream, jsbench, json, publish, run, scenario, u,
+    wait_for,
+};
 use serde_json::Value;
-
-fn trial(dir: &Path) -> Value {
-    json(&dir.join("r/record.json"))["cells"][0]["trials"][0].clone()
-}
-
-fn u(value: &Value) -> u64 {
-    value
-        .as_u64()
-        .unwrap_or_else(|| panic!("{value} is not a count"))
-}
 
 /// Runs 600 messages with these settings and gives the trial.
 fn counted(settings: &[&str], code: i32) -> Value {
@@ -36,7 +28,7 @@ fn counted(settings: &[&str], code: i32) -> Value {
         command.args(["--set", setting]);
     }
     run(&mut command, code);
-    let trial = trial(dir.path());
+    let trial = first_trial(&dir.path().join("r"));
     let publish = &trial["publish"];
     if !publish["acked"].is_null() {
         let ended = u(&publish["acked"]) + u(&publish["refused"]) + u(&publish["unknown"]);
@@ -262,20 +254,9 @@ fn a_message_from_nowhere_is_a_violation() {
         "jsb.{}.app0.type0",
         stream.trim_start_matches("JSB_").replace('_', ".")
     );
-    let inject = async {
-        let client = async_nats::connect(&server.url).await.expect("connects");
-        let js = async_nats::jetstream::new(client);
-        js.publish(subject, "from nowhere".into())
-            .await
-            .expect("sent")
-            .await
-            .expect("stored");
-    };
-    tokio::runtime::Runtime::new()
-        .expect("a runtime")
-        .block_on(inject);
+    publish(&server.url, &subject);
     check(&child.wait_with_output().expect("ends"), 11);
-    let trial = trial(dir.path());
+    let trial = first_trial(&dir.path().join("r"));
     assert_eq!(u(&trial["ledger"]["unexpected"]), 1);
     assert_eq!(trial["ledger"]["verdict"], "fail");
 }
@@ -298,25 +279,7 @@ fn a_work_queue_that_nobody_reads_cannot_be_judged() {
 #[test]
 fn an_existing_stream_is_used_as_it_is_and_judged_by_what_it_keeps() {
     let server = Server::start("");
-    let make = async {
-        let client = async_nats::connect(&server.url).await.expect("connects");
-        let js = async_nats::jetstream::new(client);
-        let config = async_nats::jetstream::stream::Config {
-            name: "ORDERS".to_owned(),
-            subjects: vec!["orders.>".to_owned()],
-            max_messages: 1_000,
-            ..Default::default()
-        };
-        js.create_stream(config).await.expect("a stream");
-        js.publish("orders.new", "not ours".into())
-            .await
-            .expect("sent")
-            .await
-            .expect("stored");
-    };
-    tokio::runtime::Runtime::new()
-        .expect("a runtime")
-        .block_on(make);
+    foreign_stream(&server.url, "ORDERS", "orders.>", "orders.new", 1_000);
     let existing = SMALL
         .replace("kind = \"embedded\"\nservers = 1", "kind = \"external\"")
         .replace(
@@ -425,7 +388,7 @@ fn unknown_outcomes_do_not_end_the_drain_early() {
         "consumer.max_ack_pending=20",
     ]);
     run(&mut command, 0);
-    let trial = trial(dir.path());
+    let trial = first_trial(&dir.path().join("r"));
     assert_eq!(u(&trial["ledger"]["lost"]), 0, "{}", trial["ledger"]);
     assert!(u(&trial["deliver"]["unique"]) >= u(&trial["publish"]["acked"]));
 }

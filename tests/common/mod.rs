@@ -225,3 +225,52 @@ impl Drop for Server {
         let _ = self.child.wait();
     }
 }
+
+/// The first trial of the first cell of the run in `dir`.
+pub fn first_trial(dir: &Path) -> Value {
+    json(&dir.join("record.json"))["cells"][0]["trials"][0].clone()
+}
+
+/// A count of a record.
+pub fn u(value: &Value) -> u64 {
+    value
+        .as_u64()
+        .unwrap_or_else(|| panic!("{value} is not a count"))
+}
+
+/// A stream that is not ours, with one message in it at `subject`.
+pub fn foreign_stream(url: &str, name: &str, subjects: &str, subject: &str, max_messages: i64) {
+    let config = async_nats::jetstream::stream::Config {
+        name: name.to_owned(),
+        subjects: vec![subjects.to_owned()],
+        max_messages,
+        ..Default::default()
+    };
+    let make = async {
+        let client = async_nats::connect(url).await.expect("connects");
+        async_nats::jetstream::new(client)
+            .create_stream(config)
+            .await
+            .expect("a stream");
+    };
+    tokio::runtime::Runtime::new()
+        .expect("a runtime")
+        .block_on(make);
+    publish(url, subject);
+}
+
+/// Stores a message of nobody's.
+pub fn publish(url: &str, subject: &str) {
+    let send = async {
+        let client = async_nats::connect(url).await.expect("connects");
+        let js = async_nats::jetstream::new(client);
+        js.publish(subject.to_owned(), "not ours".into())
+            .await
+            .expect("sent")
+            .await
+            .expect("stored");
+    };
+    tokio::runtime::Runtime::new()
+        .expect("a runtime")
+        .block_on(send);
+}
