@@ -12,7 +12,6 @@ mod config;
 pub mod embedded;
 pub mod external;
 pub mod guard;
-mod http;
 pub mod install;
 pub mod monitor;
 mod ports;

@@ -35,6 +35,8 @@ pub fn take(
     out: &mpsc::UnboundedSender<Sample>,
 ) {
     const MANY_STREAMS: usize = 32;
+    let servers = site.sample();
+    let external = servers.is_none();
     let mut sample = Sample {
         trial,
         at_ns: clock::now_ns()
@@ -42,7 +44,7 @@ pub fn take(
             .saturating_sub(start_ns.cast_signed()),
         driver_cpu_ns: driver_cpu_ns(),
         driver_rss_bytes: target::process::usage(std::process::id()).map_or(0, |u| u.rss_bytes),
-        servers: site.sample().unwrap_or_default(),
+        servers: servers.unwrap_or_default(),
         stored_bytes: None,
         stored_msgs: None,
         disk_bytes: None,
@@ -53,7 +55,6 @@ pub fn take(
     } else {
         Vec::new()
     };
-    let external = site.sample().is_none();
     let stores = site.store_dirs();
     tokio::spawn(async move {
         // Walking the stores takes its time, which is not the coordinator's to give.

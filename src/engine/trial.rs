@@ -9,9 +9,10 @@ use super::judge::{Facts, evidence};
 use super::messages::{Dump, Frame, FromWorker, ToWorker};
 use crate::load::publisher::Outcome;
 use crate::load::subscriber::Received;
-use crate::measure::histogram::{LatencySummary, Metric, decode, encode, new_histogram};
+use crate::measure::histogram::{LatencySummary, Metric, decode, new_histogram};
 use crate::measure::ledger::balance;
 use crate::record::event::{Counts, Interval, RunEvent};
+use crate::record::fold::encode_histogram;
 use crate::units::NS_PER_S;
 
 /// Histograms are journaled for each second in trials up to this long, else every ten seconds.
@@ -575,7 +576,7 @@ impl Intervals {
                 counts: merged.counts,
                 histograms: histograms
                     .iter()
-                    .map(|(m, h)| (*m, base64(&encode(h))))
+                    .map(|(m, h)| (*m, encode_histogram(h)))
                     .collect(),
                 latency: merged
                     .all
@@ -586,11 +587,6 @@ impl Intervals {
         }
         out
     }
-}
-
-fn base64(bytes: &[u8]) -> String {
-    use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 fn merge(into: &mut BTreeMap<Metric, Histogram<u64>>, metric: Metric, bytes: &[u8]) {
@@ -609,7 +605,7 @@ fn add(into: &mut BTreeMap<Metric, Histogram<u64>>, metric: Metric, histogram: &
 mod tests {
     use super::*;
     use crate::load::recorder::Cut;
-    use crate::measure::histogram::record;
+    use crate::measure::histogram::{encode, record};
     use crate::measure::seqset::Ranges;
 
     const S: u64 = NS_PER_S;

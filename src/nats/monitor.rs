@@ -90,15 +90,25 @@ pub fn parse_base(url: &str) -> Result<String> {
     Ok(uri.to_string().trim_end_matches('/').to_owned())
 }
 
-/// Fetches a JSON document over plain HTTP.
+/// Fetches a JSON document over plain HTTP. A status other than 200 is an error.
 pub async fn get_json(url: &str) -> Result<Value> {
-    match tokio::time::timeout(MONITOR_DEADLINE, fetch(url)).await {
-        Ok(answer) => answer.with_context(|| format!("monitoring at {url}")),
-        Err(_) => bail!(
-            "monitoring at {url}: no answer within {} s",
-            MONITOR_DEADLINE.as_secs()
-        ),
+    let (status, body) = fetch(url).await?;
+    if status != StatusCode::OK {
+        bail!("monitoring at {url}: HTTP status {status}");
     }
+    document(url, &body)
+}
+
+/// Fetches a JSON document whatever its status, as `/healthz` answers 503 with a reason.
+pub async fn get_json_with_status(url: &str) -> Result<(StatusCode, Value)> {
+    let (status, body) = fetch(url).await?;
+    Ok((status, document(url, &body)?))
+}
+
+fn document(url: &str, body: &[u8]) -> Result<Value> {
+    serde_json::from_slice(body).with_context(|| {
+        format!("monitoring at {url}: the answer is not JSON; is this a nats-server?")
+    })
 }
 
 /// What a server says of itself.
@@ -114,7 +124,18 @@ pub async fn led_streams(base: &str, server_name: &str) -> Result<Vec<StreamLook
     read_jsz(&document, server_name).with_context(|| format!("monitoring at {url}"))
 }
 
-async fn fetch(url: &str) -> Result<Value> {
+/// Status and body of one GET, within the deadline.
+async fn fetch(url: &str) -> Result<(StatusCode, Bytes)> {
+    match tokio::time::timeout(MONITOR_DEADLINE, exchange(url)).await {
+        Ok(answer) => answer.with_context(|| format!("monitoring at {url}")),
+        Err(_) => bail!(
+            "monitoring at {url}: no answer within {} s",
+            MONITOR_DEADLINE.as_secs()
+        ),
+    }
+}
+
+async fn exchange(url: &str) -> Result<(StatusCode, Bytes)> {
     let uri: Uri = url.parse().context("not a URL")?;
     let authority = uri.authority().context("it has no host")?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
@@ -135,10 +156,7 @@ async fn fetch(url: &str) -> Result<Value> {
             .await
             .map_err(|error| anyhow!("reading the answer: {error}"))?
             .to_bytes();
-        if status != StatusCode::OK {
-            bail!("HTTP status {status}");
-        }
-        serde_json::from_slice(&body).context("the answer is not JSON; is this a nats-server?")
+        Ok((status, body))
     };
     // Dropping the connection when the exchange is over ends it.
     let mut connection = std::pin::pin!(connection);

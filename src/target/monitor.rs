@@ -8,7 +8,7 @@ use hyper::StatusCode;
 use serde::Deserialize;
 
 use super::config::ROUTE_POOL;
-use super::http::get_json;
+use crate::nats::monitor::{get_json, get_json_with_status};
 use crate::record::document::ServerInfo;
 use crate::record::event::ServerSample;
 
@@ -111,7 +111,7 @@ pub(super) async fn info(monitor_url: &str) -> anyhow::Result<ServerInfo> {
 /// in a cluster that has a leader, by which the leader means that all others follow it. Without the
 /// routes a first request to JetStream may get lost. The error says what is missing yet.
 pub(super) async fn ready(monitor_url: &str, servers: u8) -> anyhow::Result<()> {
-    let (status, health) = get_json(&address(monitor_url, "/healthz")).await?;
+    let (status, health) = get_json_with_status(&address(monitor_url, "/healthz")).await?;
     ensure!(
         status == StatusCode::OK,
         "{}",
@@ -156,13 +156,13 @@ impl MetaCluster {
 
 async fn varz(monitor_url: &str) -> anyhow::Result<Varz> {
     let url = address(monitor_url, "/varz");
-    let (_, value) = get_json(&url).await?;
+    let value = get_json(&url).await?;
     serde_json::from_value(value).with_context(|| format!("{url} is not a nats-server's"))
 }
 
 async fn jsz(monitor_url: &str) -> anyhow::Result<Jsz> {
     let url = address(monitor_url, "/jsz?config=true");
-    let (_, value) = get_json(&url).await?;
+    let value = get_json(&url).await?;
     serde_json::from_value(value).with_context(|| format!("{url} is not a nats-server's"))
 }
 
