@@ -23,9 +23,9 @@ use jsbench::nats::connect::connect;
 use jsbench::nats::endpoint::{Auth, Endpoint};
 use jsbench::record::event::{Manifest, RunEvent, TrialResult};
 use jsbench::scenario::model::{
-    Ack, Cell, CellSpec, ClientKind, Consumer, ConsumerKind, Deliver, Embedded, Encryption,
-    External, Layout, Length, Payload, Publish, PublishMode, Rate, Retention, Scenario, Share,
-    Storage, Stream, SyncInterval, Target, Workload,
+    Ack, Arrivals, Cell, CellSpec, ClientKind, Consumer, ConsumerKind, Deliver, Embedded,
+    Encryption, External, Layout, Length, Pacing, Payload, Publish, PublishMode, Rate, Retention,
+    Scenario, Share, Storage, Stream, SyncInterval, Target, Workload,
 };
 use jsbench::scenario::plan::Room;
 use jsbench::target::{Guard, Search, Servers, StartOptions, find, start};
@@ -274,6 +274,8 @@ fn spec(target: Target, length: Duration) -> CellSpec {
                 compressible: 0.0,
             },
             rate: Rate::Max,
+            arrivals: Arrivals::Uniform,
+            pacing: Pacing::Sleep,
             length: Length::Duration(length),
             client: ClientKind::AsyncNats,
             connections: None,

@@ -6,9 +6,13 @@ pub mod answer;
 pub mod expect;
 pub mod findings;
 pub mod ledger;
+pub mod little;
 pub mod stats;
+pub mod steady;
 pub mod summary;
+pub mod trend;
 pub mod trial;
+pub mod validity;
 pub mod verdict;
 
 pub use answer::answer;
@@ -58,7 +62,7 @@ fn cell_record(run: &Run, cell: &CellRef) -> CellRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::document::{Outcome, Status, TrialRecord};
+    use crate::record::document::{Little, Outcome, Status, TrialRecord};
     use crate::record::event::RunEvent;
     use crate::record::fixture;
 
@@ -73,7 +77,9 @@ mod tests {
             trial.deliver,
             trial.latency,
             trial.ledger,
-            trial.resources
+            trial.resources,
+            trial.little,
+            trial.steady
         ])
     }
 
@@ -91,14 +97,26 @@ mod tests {
 
     #[test]
     fn the_table_of_trials_has_the_numbers_of_the_record_and_no_others() {
-        let record = analyse(&fixture::fold(&fixture::small_run()).expect("it began"));
+        let run = fixture::fold(&fixture::small_run()).expect("it began");
+        let mut record = analyse(&run);
+        // In closed loop, and in a window that shows a course.
+        let trial = &mut record.cells[0].trials[1];
+        trial.little = Some(Little {
+            in_flight: 10.0,
+            rate_x_service: 9.5,
+            ratio: 0.95,
+        });
+        trial.steady.slope_per_min = Some(-0.25);
         let mut bytes = Vec::new();
-        crate::record::tables::write_trials(&record, &mut bytes).expect("memory");
+        crate::record::tables::write_trials(&record, &run.manifest.cells, &mut bytes)
+            .expect("memory");
         let text = String::from_utf8(bytes).expect("text");
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "cell,trial,metric,value");
         for want in [
             "shared,0,usable,1",
+            "shared,0,shared_host,1",
+            "shared,0,closed_loop,0",
             "shared,1,saturated,0",
             "shared,1,attempted,80",
             "shared,1,acked_per_s,40",
@@ -106,10 +124,18 @@ mod tests {
             "shared,0,response.count,40",
             "shared,0,response.censored,1",
             "shared,0,lost,0",
+            "shared,1,little.ratio,0.95",
+            "shared,1,steady.slope_per_min,-0.25",
         ] {
             assert!(lines.contains(&want), "{want} in {text}");
         }
-        let unmeasured = ["response.p99_ns", ",stored_bytes,", ",recovered,"];
+        let unmeasured = [
+            "response.p99_ns",
+            ",stored_bytes,",
+            ",recovered,",
+            "shared,0,little.",
+            "steady.cut_ns",
+        ];
         assert!(!unmeasured.iter().any(|name| text.contains(name)), "{text}");
     }
 

@@ -8,6 +8,7 @@
 )]
 
 mod args;
+mod calibrate;
 mod check;
 mod manifest;
 mod report;
@@ -48,6 +49,7 @@ pub fn main() -> ExitCode {
     let done = match args.verb {
         Verb::Run(run) => run::run(&run, color),
         Verb::Check(check) => check::check(&check, color),
+        Verb::Calibrate(calibrate) => calibrate::calibrate(&calibrate, color),
         Verb::Report(report) => report::report(&report, color),
         Verb::Server(server) => server::server(&server),
     };

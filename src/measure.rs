@@ -1,6 +1,8 @@
 //! What is measured and how it is kept: identities in messages, clocks, histograms, the sets of a
-//! delivery ledger. Synchronous and pure; knows neither NATS nor files.
+//! delivery ledger. Synchronous, but for the alarm that goes with the clock; knows neither NATS nor
+//! files.
 
+pub mod alarm;
 pub mod clock;
 pub mod histogram;
 pub mod identity;

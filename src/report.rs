@@ -4,6 +4,7 @@
 //! It judges nothing (that is analysis) and touches neither disk nor terminal; only [`progress`]
 //! has a thin part that draws on stderr. `cli` calls it.
 
+pub mod calibration;
 pub mod charts;
 mod clean;
 #[cfg(test)]
@@ -123,7 +124,8 @@ fn json(view: &View) -> Vec<u8> {
 fn csv(view: &View) -> Vec<u8> {
     let mut out = Vec::new();
     // Writing to memory does not fail.
-    let _ = crate::record::tables::write_trials(view.record, &mut out);
+    let cells = &view.run.manifest.cells;
+    let _ = crate::record::tables::write_trials(view.record, cells, &mut out);
     out
 }
 

@@ -13,6 +13,7 @@ mod matrix;
 pub mod model;
 mod overlay;
 pub mod plan;
+pub mod program;
 mod rules;
 mod source;
 mod tree;

@@ -1,5 +1,6 @@
 //! Where NATS lives: finds and installs the nats-server binary, starts, samples and ends the
-//! embedded servers, and samples external ones over their monitoring ports.
+//! embedded servers, samples external ones over their monitoring ports, and looks at the machine
+//! the driver runs on; or it is a stub here.
 //!
 //! Streams, consumers and messages belong to `nats` and to those who use it; only the readiness of
 //! a cluster is tried with a stream of its own.
@@ -13,10 +14,12 @@ pub mod embedded;
 pub mod external;
 pub mod guard;
 pub mod install;
+pub mod machine;
 pub mod monitor;
 mod ports;
 pub mod process;
 mod store;
+pub mod stub;
 
 pub use binary::{Found, Search, find};
 pub use embedded::{Servers, StartOptions, start};
@@ -24,6 +27,7 @@ pub use guard::Guard;
 pub use install::{InstallOptions, install};
 pub use monitor::{external_infos, external_sample};
 pub use store::allocated_bytes;
+pub use stub::StubServer;
 
 /// The nats-server release that `jsbench server install` installs.
 pub const PINNED_VERSION: &str = "2.15.1";

@@ -238,18 +238,45 @@ fn an_expectation_that_fails_gives_ten_and_no_fail_hides_only_the_code() {
 
 #[test]
 fn a_latency_expectation_in_closed_loop_is_inconclusive() {
-    let dir = scenario(&SMALL.replace("lost = \"== 0\"", "service.p99 = \"<= 10s\""));
+    let limits = ["lag.p50", "service.p99", "response.max", "e2e.mean"]
+        .map(|name| format!("{name} = \"<= 1h\""))
+        .join("\n");
+    let dir = scenario(&SMALL.replace("lost = \"== 0\"", &limits));
     let (out, _) = run(
         jsbench(dir.path()).args(["run", "s.toml", "--out", "r"]),
         13,
     );
     assert!(out.contains("INCONCLUSIVE"), "{out}");
     let record = json(&dir.path().join("r/record.json"));
-    assert!(
-        record["expectations"][0]["reason"]
-            .as_str()
-            .is_some_and(|r| r.contains("closed loop"))
-    );
+    let judged = record["expectations"].as_array().expect("a list");
+    assert_eq!(judged.len(), 4);
+    for one in judged {
+        assert_eq!(one["result"], "inconclusive", "{one}");
+        assert_eq!(one["value"], Value::Null, "{one}");
+    }
+    let reasons = record["verdict"]["reasons"].as_array().expect("a list");
+    assert_eq!(reasons.len(), 4, "{reasons:?}");
+    for reason in reasons {
+        let text = reason.as_str().expect("words");
+        assert!(
+            text.contains("closed loop") && text.contains("workload.rate"),
+            "{text}"
+        );
+    }
+    let trial = first_trial(&dir.path().join("r"));
+    for name in ["lag", "response"] {
+        assert_eq!(trial["latency"][name], Value::Null, "{name}");
+    }
+    for name in ["saturated", "offered_per_s"] {
+        assert_eq!(trial[name], Value::Null, "{name}");
+    }
+    // A twentieth of the window is 50 ms; where acks take longer, Little's law is not told.
+    let service_ns = u(&trial["latency"]["service"]["mean_ns"]);
+    let little = &trial["little"];
+    assert_eq!(little.is_null(), service_ns > 50_000_000, "{little}");
+    assert!(little.is_null() || little["in_flight"] == 100.0, "{little}");
+    assert_eq!(trial["steady"]["class"], "not-assessed");
+    assert_eq!(trial["steady"]["periods"][0]["name"], "fsync");
 }
 
 #[test]

@@ -6,8 +6,8 @@ mod common;
 use std::process::Stdio;
 
 use common::{
-    SMALL, Server, check, first_trial, foreign_stream, jsbench, json, publish, run, scenario, u,
-    wait_for,
+    SMALL, Server, check, first_trial, foreign_stream, jsbench, json, publish, run, scenario,
+    servers_of, signal, u, wait_for,
 };
 use serde_json::Value;
 
@@ -391,4 +391,55 @@ fn unknown_outcomes_do_not_end_the_drain_early() {
     let trial = first_trial(&dir.path().join("r"));
     assert_eq!(u(&trial["ledger"]["lost"]), 0, "{}", trial["ledger"]);
     assert!(u(&trial["deliver"]["unique"]) >= u(&trial["publish"]["acked"]));
+}
+
+/// A server that stands still for longer than `publish.timeout`: what was sent meanwhile took at
+/// least that long, and is counted so.
+#[test]
+fn a_publish_that_times_out_took_at_least_the_timeout() {
+    let dir = scenario(SMALL);
+    let mut command = jsbench(dir.path());
+    command.args(["run", "s.toml", "--out", "r", "--quiet", "--no-fail"]);
+    for setting in [
+        "workload.rate=200/s",
+        "workload.duration=6s",
+        "publish.timeout=500ms",
+        "publish.window=50",
+    ] {
+        command.args(["--set", setting]);
+    }
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let journal = dir.path().join("r/journal.jsonl");
+    let intervals = |which: fn(&Value) -> bool| -> Option<()> {
+        let text = std::fs::read_to_string(&journal).ok()?;
+        text.lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .any(|line| line["event"]["type"] == "interval" && which(&line["event"]["counts"]))
+            .then_some(())
+    };
+    wait_for("the load", || intervals(|counts| u(&counts["acked"]) > 0));
+    let [server] = servers_of(child.id())[..] else {
+        panic!("one server");
+    };
+    signal(server, "STOP");
+    wait_for("time-outs", || {
+        intervals(|counts| u(&counts["unknown"]) > 0)
+    });
+    signal(server, "CONT");
+    check(&child.wait_with_output().expect("ends"), 0);
+
+    let trial = first_trial(&dir.path().join("r"));
+    let publish = &trial["publish"];
+    assert!(u(&publish["unknown"]) >= 50, "{publish}");
+    for name in ["service", "response"] {
+        let latency = &trial["latency"][name];
+        assert!(u(&latency["censored"]) > 0, "{name}: {latency}");
+        assert!(u(&latency["max_ns"]) >= 500_000_000, "{name}: {latency}");
+        assert!(u(&latency["count"]) >= u(&latency["censored"]));
+    }
+    assert_eq!(u(&trial["ledger"]["lost"]), 0, "{}", trial["ledger"]);
 }

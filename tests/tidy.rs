@@ -167,3 +167,27 @@ fn modules_say_what_they_are_for() {
         .collect();
     assert!(silent.is_empty(), "without `//!`: {silent:?}");
 }
+
+#[test]
+fn the_tests_that_the_method_page_names_exist() {
+    let page = fs::read_to_string(root().join("docs/METHOD.md")).expect("a readable file");
+    let mut all = Vec::new();
+    files(&root().join("src"), &mut all);
+    files(&root().join("tests"), &mut all);
+    let code: String = all
+        .iter()
+        .map(|path| fs::read_to_string(path).unwrap_or_default())
+        .collect();
+    // Names of tests are sentences; keys of files are shorter.
+    let named: Vec<_> = quoted(&page)
+        .into_iter()
+        .filter(|word| word.matches('_').count() >= 4 && !word.contains([' ', '/']))
+        .collect();
+    assert!(named.len() > 30, "{named:?}");
+    for name in named {
+        assert!(
+            code.contains(&format!("fn {name}(")),
+            "docs/METHOD.md names `{name}`"
+        );
+    }
+}

@@ -152,9 +152,7 @@ fn judge_one(cell: &CellRef, expectation: &ExpectationRef, trials: &[&TrialRecor
             "`{}` is not a comparison that this version of jsbench knows",
             test.op
         )),
-        Some(Subject::Latency) if cell.closed_loop => Decision::open(
-            "closed loop: its latency hides the time a message would have waited".to_owned(),
-        ),
+        Some(Subject::Latency) if cell.closed_loop => Decision::open(unjudgeable(cell).to_owned()),
         Some(_) if trials.is_empty() => Decision::open("no usable trial".to_owned()),
         Some(Subject::Count | Subject::LedgerCount) => {
             by_worst_trial(test, &measured(&expectation.name, trials))
@@ -173,6 +171,17 @@ fn judge_one(cell: &CellRef, expectation: &ExpectationRef, trials: &[&TrialRecor
             limit: expectation.limit,
             reason: decision.reason,
         },
+    }
+}
+
+/// Why no latency of a closed loop is judged.
+fn unjudgeable(cell: &CellRef) -> &'static str {
+    if cell.has_publishers {
+        "closed loop: each message waits until an answer makes room for it, and that wait is in none \
+         of its times; set workload.rate to judge latency"
+    } else {
+        "a drain: its messages lay in the stream before anybody read, and their times hold that; \
+         set workload.publishers and workload.rate to judge latency"
     }
 }
 
@@ -401,16 +410,28 @@ mod tests {
         assert_eq!(got.result.reason.as_deref(), Some("no usable trial"));
     }
 
+    /// Also where it would hold by far, and where it was measured.
     #[test]
     fn a_closed_loop_cannot_judge_latency() {
-        for name in ["service.p99", "response.p50", "e2e.max"] {
-            let cell = fixture::closed("a", &[]);
-            let got = judged(cell, name, "<=", 1.0, vec![fixture::result(0, 100)]);
-            assert_eq!(got.result.result, Inconclusive);
-            assert_eq!(
-                got.result.reason.as_deref(),
-                Some("closed loop: its latency hides the time a message would have waited")
-            );
+        let drain = CellRef {
+            has_publishers: false,
+            ..fixture::closed("a", &[])
+        };
+        for (cell, begins) in [
+            (fixture::closed("a", &[]), "closed loop: "),
+            (drain, "a drain: "),
+        ] {
+            for latency in ["lag", "service", "response", "e2e"] {
+                for quantile in ["min", "mean", "p50", "p90", "p99", "p999", "max"] {
+                    let name = format!("{latency}.{quantile}");
+                    let result = vec![fixture::result(0, 100)];
+                    let got = judged(cell.clone(), &name, "<=", 1e12, result).result;
+                    assert_eq!((got.result, got.value), (Inconclusive, None), "{name}");
+                    let reason = got.reason.unwrap_or_default();
+                    assert!(reason.starts_with(begins), "{name}: {reason}");
+                    assert!(reason.contains("workload.rate"), "{name}: {reason}");
+                }
+            }
         }
     }
 

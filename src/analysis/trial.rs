@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use hdrhistogram::Histogram;
-
-use crate::measure::histogram::{LatencySummary, Metric, quantile};
+use super::{little, steady, validity};
+use crate::measure::histogram::{LatencySummary, Metric};
 use crate::record::document::{
-    DeliverRecord, LatencyRecord, Ledger, Placement, PublishRecord, Resources, Status, TrialRecord,
+    DeliverRecord, LatencyRecord, Ledger, Placement, PublishRecord, Resources, Status, Steady,
+    TrialRecord,
 };
 use crate::record::event::{CellRef, TrialResult};
 use crate::record::fold::{TrialEnd, TrialLog};
@@ -15,10 +15,6 @@ use crate::units::NS_PER_S;
 
 /// Below this share of the offered messages the target could not keep up.
 const SUSTAINED: f64 = 0.99;
-/// The driver is late above this, or above a tenth of the response time.
-const LATE_NS: f64 = 1e6;
-/// It was so late that the trial says nothing above this, or above half of the response time.
-const USELESS_NS: f64 = 5e6;
 
 /// The row of `log`, a trial of `cell`.
 pub fn trial_record(log: &TrialLog, cell: &CellRef, shared_host: bool) -> TrialRecord {
@@ -53,6 +49,8 @@ fn unfinished(log: &TrialLog, shared_host: bool, reason: &str) -> TrialRecord {
         placement: Placement {
             stream_leaders: log.stream_leaders.clone(),
         },
+        little: None,
+        steady: Steady::default(),
         faults: Vec::new(),
     }
 }
@@ -78,13 +76,15 @@ fn finished(log: &TrialLog, cell: &CellRef, result: &TrialResult) -> TrialRecord
         resources: result.resources.clone(),
         ..unfinished(log, result.shared_host, "")
     };
-    let lateness = log
-        .histograms
-        .get(&Metric::Lag)
-        .filter(|_| open_loop)
-        .and_then(|lag| judge_lag(lag, log.histograms.get(&Metric::Response).filter(|_| acks)));
-    let conservation = judge_conservation(result).filter(|_| acks);
-    for (status, reason) in lateness.into_iter().chain(conservation) {
+    record.steady = steady::steady(log, cell, record.saturated == Some(true));
+    record.little = little::little(cell, result, &record);
+    let in_flight = record
+        .little
+        .and_then(|l| little::judge(l, result.reconnects));
+    // No fault strikes yet; once one does, what it cut is not the driver's failure.
+    let fault_on = !record.faults.is_empty();
+    let reasons = validity::judge(log, cell, result, fault_on);
+    for (status, reason) in reasons.into_iter().chain(in_flight) {
         record.status = record.status.max(status);
         record.reasons.push(reason);
     }
@@ -169,47 +169,6 @@ fn latency_record(log: &TrialLog, cell: &CellRef, result: &TrialResult) -> Laten
     }
 }
 
-/// Whether the driver was late, by the highest quantile that its samples allow.
-fn judge_lag(lag: &Histogram<u64>, response: Option<&Histogram<u64>>) -> Option<(Status, String)> {
-    let (q, name, lag_ns) = [(0.99, "p99"), (0.9, "p90"), (0.5, "p50")]
-        .into_iter()
-        .find_map(|(q, name)| Some((q, name, quantile(lag, q)?)))?;
-    let response_ns = response.and_then(|r| quantile(r, q));
-    let above = |limit_ns: f64, share: f64| {
-        lag_ns as f64 > limit_ns.max(share * response_ns.unwrap_or(0) as f64)
-    };
-    let status = if above(USELESS_NS, 0.5) {
-        Status::Invalid
-    } else if above(LATE_NS, 0.1) {
-        Status::Degraded
-    } else {
-        return None;
-    };
-    let ms = |ns: u64| ns as f64 / 1e6;
-    let of = response_ns.map_or_else(String::new, |ns| {
-        format!(" of response {name} {:.1} ms", ms(ns))
-    });
-    Some((
-        status,
-        format!("driver late: lag {name} {:.1} ms{of}", ms(lag_ns)),
-    ))
-}
-
-/// Every publish must end in exactly one outcome.
-fn judge_conservation(result: &TrialResult) -> Option<(Status, String)> {
-    let (acked, refused, unknown) = (result.acked?, result.refused?, result.unknown?);
-    let ended = u128::from(acked) + u128::from(refused) + u128::from(unknown);
-    (ended != u128::from(result.attempted)).then(|| {
-        let attempted = result.attempted;
-        (
-            Status::Invalid,
-            format!(
-                "conservation broken: {attempted} attempted, but {acked} acked + {refused} refused + {unknown} unknown = {ended}"
-            ),
-        )
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,29 +212,6 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     #[test]
-    fn a_late_driver_degrades_and_a_very_late_one_invalidates() {
-        for (lag_ns, response_ns, want) in [
-            (MS * 9 / 10, 2 * MS, Status::Valid),      // below 1 ms
-            (MS * 11 / 10, 2 * MS, Status::Degraded),  // above 1 ms and 0.2 ms
-            (MS * 19 / 10, 20 * MS, Status::Valid),    // below a tenth
-            (MS * 21 / 10, 20 * MS, Status::Degraded), // above a tenth
-            (MS * 49 / 10, 6 * MS, Status::Degraded),  // below 5 ms
-            (MS * 51 / 10, 6 * MS, Status::Invalid),   // above 5 ms and 3 ms
-            (MS * 49, 100 * MS, Status::Degraded),     // below half
-            (MS * 51, 100 * MS, Status::Invalid),      // above half
-        ] {
-            let got = late(lag_ns, response_ns, |_| ());
-            assert_eq!(got.status, want, "{lag_ns} of {response_ns}");
-            assert_eq!(got.reasons.is_empty(), want == Status::Valid);
-        }
-        let got = late(MS * 9 / 4, MS * 69 / 10, |_| ());
-        assert_eq!(
-            got.reasons,
-            ["driver late: lag p99 2.3 ms of response p99 6.9 ms"]
-        );
-    }
-
-    #[test]
     fn the_worse_status_stays() {
         let got = late(2 * MS, 4 * MS, |r| {
             r.status = Status::Invalid;
@@ -283,30 +219,6 @@ mod tests {
         });
         assert_eq!(got.status, Status::Invalid);
         assert_eq!(got.reasons.len(), 2);
-    }
-
-    #[test]
-    fn a_short_trial_is_judged_by_the_quantile_it_has() {
-        let mut lag = new_histogram();
-        (0..150).for_each(|_| record(&mut lag, 2 * MS));
-        let (status, reason) = judge_lag(&lag, None).expect("late");
-        assert_eq!(status, Status::Degraded);
-        assert_eq!(reason, "driver late: lag p90 2.0 ms");
-    }
-
-    #[test]
-    fn what_is_sent_must_end_in_one_outcome() {
-        let got = late(1_000, MS, |r| r.unknown = Some(3));
-        assert_eq!(got.status, Status::Invalid);
-        assert_eq!(
-            got.reasons,
-            ["conservation broken: 4000 attempted, but 4000 acked + 0 refused + 3 unknown = 4003"]
-        );
-        let absurd = late(1_000, MS, |r| {
-            r.acked = Some(u64::MAX);
-            r.unknown = Some(u64::MAX);
-        });
-        assert_eq!(absurd.status, Status::Invalid);
     }
 
     #[test]
@@ -329,10 +241,15 @@ mod tests {
 
     #[test]
     fn closed_loop_has_no_schedule_to_be_late_for() {
-        let got = row(&fixture::closed("a", &[]), 60 * MS, MS, |r| {
+        // 2,000 acks a second of 1 ms each.
+        let cell = CellRef {
+            in_flight: Some(2),
+            ..fixture::closed("a", &[])
+        };
+        let got = row(&cell, 60 * MS, MS, |r| {
             r.offered = Some(1);
         });
-        assert_eq!(got.status, Status::Valid);
+        assert_eq!((got.status, &got.reasons[..]), (Status::Valid, &[][..]));
         assert_eq!((got.offered_per_s, got.saturated), (None, None));
         assert!(got.latency.lag.is_none() && got.latency.response.is_none());
         assert!(got.latency.service.is_some() && got.latency.e2e.is_some());

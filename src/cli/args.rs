@@ -51,6 +51,7 @@ const EXAMPLES: &str = "\
 Examples:
   jsbench run                                    the built-in quickstart, under a minute
   jsbench run scenarios/stream-layout.toml --profile quick
+  jsbench calibrate                              what the driver can do on this machine
   jsbench report results/latest --format md      render a stored run again
 
 Exit codes: 0 pass, 1 environment, 2 usage or invalid scenario, 10 an expectation failed,
@@ -63,6 +64,8 @@ pub enum Verb {
     Run(Box<Run>),
     /// Validate scenarios and show what they would do; starts nothing
     Check(Check),
+    /// Test the driver against known answers, and find its ceiling on this machine
+    Calibrate(Calibrate),
     /// Render stored runs again
     Report(Report),
     /// The embedded nats-server by hand
@@ -182,6 +185,14 @@ pub struct Check {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub choice: Choice,
+}
+
+/// `jsbench calibrate`
+#[derive(Debug, ClapArgs)]
+pub struct Calibrate {
+    /// Print the calibration as one JSON document instead of the tables
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `jsbench report`

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::Path;
 
 use super::args::{self, Color};
-use super::{manifest, print, run};
+use super::{calibrate, manifest, print, run};
 use crate::error::usage;
 use crate::scenario::model::{Scenario, Target};
 use crate::scenario::plan::{Room, plan};
@@ -24,7 +24,8 @@ pub fn check(args: &args::Check, color: Color) -> anyhow::Result<u8> {
         };
         match scenario::load(&source, &run::overrides(&args.choice, None)) {
             Ok(scenario) => {
-                let plan = plan(&scenario, &room(&scenario));
+                let mut plan = plan(&scenario, &room(&scenario));
+                plan.warnings.extend(calibrate::of_cells(&scenario.cells).1);
                 print(plan.render().as_bytes())?;
                 for refusal in plan.refusals() {
                     eprintln!("error: {}: {refusal}", file.display());
@@ -59,7 +60,7 @@ pub fn refuse_what_cannot_fit(scenario: &Scenario) -> anyhow::Result<()> {
 pub fn room(scenario: &Scenario) -> Room {
     let store = scenario.cells.iter().find_map(|c| match &c.spec.target {
         Target::Embedded(spec) => spec.store_dir.clone(),
-        Target::External(_) => None,
+        Target::External(_) | Target::Stub(_) => None,
     });
     let store = store.unwrap_or_else(std::env::temp_dir);
     Room {

@@ -2,7 +2,10 @@
 
 use crate::record::document::Host;
 use crate::record::event::{CellRef, ExpectationRef, MANIFEST_SCHEMA, Manifest, ScenarioRef, Tool};
-use crate::scenario::model::{Cell, ConsumerKind, Op, PublishMode, Rate, Scenario, Target};
+use crate::scenario::model::{
+    Arrivals, Cell, ConsumerKind, Length, Op, Pacing, PublishMode, Rate, Scenario, Storage, Target,
+};
+use crate::units::as_ns;
 
 /// Makes the manifest of a run.
 pub fn manifest(
@@ -46,18 +49,36 @@ pub fn manifest(
 
 fn cell(cell: &Cell) -> CellRef {
     let load = &cell.spec.workload;
+    let core = cell.spec.publish.mode == PublishMode::Core;
+    let window = match cell.spec.publish.mode {
+        PublishMode::Sync => 1,
+        PublishMode::Async | PublishMode::Core => cell.spec.publish.window,
+    };
     CellRef {
         id: cell.id.clone(),
         factors: cell.factors.clone(),
         closed_loop: load.rate == Rate::Max,
-        rate_per_s: match load.rate {
-            Rate::Max => None,
-            Rate::Constant(rate) => Some(rate),
+        rate_per_s: match (&load.rate, load.length) {
+            (Rate::Max, _) => None,
+            (Rate::Open(program), Length::Duration(window)) => {
+                Some(program.mean_per_s(0, as_ns(window)))
+            }
+            (Rate::Open(program), Length::Messages(_)) => Some(program.first_per_s()),
         },
         payload_bytes: load.payload.size_bytes(),
         has_consumers: load.subscribers > 0 && cell.spec.consumer.kind != ConsumerKind::None,
         has_publishers: load.publishers > 0,
-        core: cell.spec.publish.mode == PublishMode::Core,
+        core,
+        in_flight: (!core)
+            .then(|| u64::from(load.pods) * u64::from(load.publishers) * u64::from(window)),
+        program: match &load.rate {
+            Rate::Open(program) if !program.is_constant() => Some(program.text().to_owned()),
+            _ => None,
+        },
+        spin: load.pacing == Pacing::Spin,
+        poisson: load.rate != Rate::Max && load.arrivals == Arrivals::Poisson,
+        file: !core && cell.spec.stream.storage == Storage::File,
+        replicas: if core { 0 } else { cell.spec.stream.replicas },
         expectations: cell
             .spec
             .expect
@@ -85,10 +106,12 @@ pub fn describe(target: &Target) -> String {
         Target::Embedded(spec) if spec.servers == 1 => "1 embedded server".to_owned(),
         Target::Embedded(spec) => format!("{} embedded servers", spec.servers),
         Target::External(_) => "external servers".to_owned(),
+        Target::Stub(_) => "a stub in this process".to_owned(),
     }
 }
 
-fn host() -> Host {
+/// This machine.
+pub fn host() -> Host {
     let uname = rustix::system::uname();
     let text = |c: &std::ffi::CStr| c.to_string_lossy().into_owned();
     Host {

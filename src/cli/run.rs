@@ -11,7 +11,7 @@ use rand::Rng as _;
 use tokio::sync::watch;
 
 use super::args::{self, Color};
-use super::{check, manifest, print};
+use super::{calibrate, check, manifest, print};
 use crate::engine::run::{Access, Interrupts, Request};
 use crate::error::usage;
 use crate::measure::clock;
@@ -67,7 +67,7 @@ pub fn run(args: &args::Run, color: Color) -> anyhow::Result<u8> {
     let seed = args.seed.unwrap_or_else(|| rand::rng().next_u64() >> 16);
     let shared_host = embedded || access.iter().all(|(_, a)| a.endpoint.is_loopback());
     let target = describe(&scenario, &access);
-    let manifest = manifest::manifest(
+    let mut manifest = manifest::manifest(
         &scenario,
         &run_id,
         seed,
@@ -75,6 +75,11 @@ pub fn run(args: &args::Run, color: Color) -> anyhow::Result<u8> {
         target,
         shared_host,
     );
+    let (calibration, warnings) = calibrate::of_cells(&scenario.cells);
+    manifest.calibration = calibration;
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
     let directory = match &args.output.out {
         Some(out) => RunDirectory::create(out)?,
         None => RunDirectory::create_default(
@@ -95,15 +100,17 @@ pub fn run(args: &args::Run, color: Color) -> anyhow::Result<u8> {
         room: check::room(&scenario),
         scenario,
     };
-    let recorded = record(&request, &directory, &args.output);
+    let recorded = record(&request, &directory, &args.output, &warnings);
     finish(&directory, recorded, args, color)
 }
 
-/// Runs the engine and keeps what it says. An error is why the engine gave up.
+/// Runs the engine and keeps what it says, and what is known before: `notes` come behind the first
+/// event. An error is why the engine gave up.
 fn record(
     request: &Request,
     directory: &RunDirectory,
     output: &args::Output,
+    notes: &[String],
 ) -> anyhow::Result<()> {
     let mut journal = JournalWriter::create(&directory.journal())?;
     let live = (!output.quiet).then(|| RefCell::new(Live::new(std::io::stderr().is_terminal())));
@@ -115,6 +122,12 @@ fn record(
         let interrupts = listen()?;
         let mut emit = |event: RunEvent| -> anyhow::Result<()> {
             journal.append(&event).context("cannot write the journal")?;
+            if matches!(event, RunEvent::RunStarted(_)) {
+                for text in notes {
+                    let note = RunEvent::Note { text: text.clone() };
+                    journal.append(&note).context("cannot write the journal")?;
+                }
+            }
             tell(live.as_ref().and_then(|l| l.borrow_mut().on_event(&event, clock::now_ns())));
             Ok(())
         };
@@ -189,7 +202,7 @@ fn finish(
 }
 
 /// SIGINT and SIGTERM, counted: the first drains, the second aborts.
-fn listen() -> anyhow::Result<watch::Receiver<Interrupts>> {
+pub fn listen() -> anyhow::Result<watch::Receiver<Interrupts>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (tell, told) = watch::channel(Interrupts::default());
     let mut int = signal(SignalKind::interrupt())?;

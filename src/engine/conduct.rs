@@ -14,6 +14,7 @@ use super::worker;
 use crate::measure::clock;
 use crate::record::event::{RunEvent, Sample};
 use crate::scenario::assignment::TrialPlan;
+use crate::scenario::model::Pacing;
 use crate::units::NS_PER_S;
 
 /// How often deadlines and servers are looked at.
@@ -164,14 +165,18 @@ async fn hire(
         let (orders, mut ordered) = mpsc::channel(CHANNEL);
         let (reports, mut reported) = mpsc::channel(CHANNEL);
         let number = assignment.worker;
+        // Sockets and timers are looked at after this many polls: with a socket and a task or two a
+        // larger number only adds latency; a task that spins is polled all the time.
+        let polls = match assignment.pacing {
+            Pacing::Sleep => 16,
+            Pacing::Spin => 1,
+        };
         std::thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
-                    // Sockets and timers are looked at after this many polls: with a socket and a
-                    // task or two a larger number only adds latency.
-                    .event_interval(16)
+                    .event_interval(polls)
                     .build()
                     .expect("an event loop can be made where one runs already");
                 let local = tokio::task::LocalSet::new();

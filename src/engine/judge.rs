@@ -17,7 +17,7 @@ use crate::record::document::{Resources, Status};
 use crate::record::event::{Counts, Sample, TrialResult};
 use crate::scenario::assignment::TrialPlan;
 use crate::scenario::model::{
-    Absence, Ack, CellSpec, ConsumerKind, Length, PublishMode, Rate, Retention, Share,
+    Absence, Ack, CellSpec, ConsumerKind, Length, PublishMode, Rate, Retention, Share, Target,
 };
 
 /// Everything a verdict rests on.
@@ -141,12 +141,17 @@ fn subscription(received: &Received) -> Subscription {
 /// Why a stream cannot be read back, where it cannot.
 fn unscannable(spec: &CellSpec) -> Option<&'static str> {
     match spec.stream.retention {
+        _ if is_stub(spec) => Some("the stub stores nothing"),
         _ if spec.publish.mode == PublishMode::Core => Some("core messages are not stored"),
         _ if spec.stream.existing.is_some() => None,
         Retention::Limits => None,
         Retention::Interest => Some("an interest stream gives up what was acked"),
         Retention::WorkQueue => Some("a work queue cannot be read without taking from it"),
     }
+}
+
+fn is_stub(spec: &CellSpec) -> bool {
+    matches!(spec.target, Target::Stub(_))
 }
 
 /// Whether the streams must be read back to say that nothing was lost, where it was, or what is
@@ -176,7 +181,10 @@ pub fn result(case: &Case<'_>) -> TrialResult {
         None => reading.unread = unscannable(spec).map(str::to_owned),
     }
     let balance = balance(&evidence);
-    let ledger = judge(&reading, &balance);
+    let mut ledger = judge(&reading, &balance);
+    if is_stub(spec) {
+        ledger.reasons.extend(unscannable(spec).map(str::to_owned));
+    }
     let count = |f: fn(&Published) -> u64| -> u64 { evidence.published.values().map(f).sum() };
     let prefilled: u64 = ended.prefilled.values().sum();
     let attempted = count(|p| p.attempted) - prefilled;
@@ -238,6 +246,7 @@ fn reading(case: &Case<'_>) -> Reading {
     let consumers = case.spec.workload.subscribers > 0;
     let shared = consumer.share == Share::App;
     let kept = match consumer.kind {
+        _ if is_stub(spec) => false,
         _ if spec.publish.mode == PublishMode::Core => false,
         _ if !consumers => true,
         ConsumerKind::Ordered => true,
@@ -291,11 +300,23 @@ fn status(case: &Case<'_>) -> (Status, Vec<String>) {
         });
     }
     reasons.extend(conservation(case));
+    reasons.extend(overrun(&case.ended.dumps));
     if reasons.is_empty() {
         (Status::Valid, reasons)
     } else {
         (Status::Invalid, reasons)
     }
+}
+
+/// What the client threw away because the driver did not take it in time was delivered late or
+/// never, and no number of the target's.
+fn overrun(dumps: &[Dump]) -> Option<String> {
+    let dropped: u64 = dumps.iter().map(|d| d.dropped).sum();
+    (dropped > 0).then(|| {
+        format!(
+            "driver overrun: its client dropped {dropped} messages that it did not take in time"
+        )
+    })
 }
 
 /// What was counted as it happened must be what the outcomes of all messages say.
@@ -348,15 +369,13 @@ fn window_counts(ended: &Ended) -> [u64; 3] {
 }
 
 /// Messages intended in the window. With message counts the window is known only now, so it is
-/// computed from the schedule.
+/// counted from the times at which they were due.
 fn offered(case: &Case<'_>) -> u64 {
-    match (
-        case.spec.workload.length,
-        case.spec.workload.rate,
-        case.ended.window_ns,
-    ) {
-        (Length::Messages(_), Rate::Constant(rate), Some((start, end))) => {
-            ((end - start) as f64 / 1e9 * rate).round() as u64
+    match (case.spec.workload.length, case.ended.window_ns) {
+        (Length::Messages(_), Some((start, end))) => {
+            let lines = case.ended.dumps.iter().filter_map(|d| d.timelines.as_ref());
+            let due: f64 = lines.map(|l| l.intended.between(start, end)).sum();
+            due.round() as u64
         }
         _ => case.ended.outcomes.iter().map(|o| o.offered).sum(),
     }
@@ -408,7 +427,9 @@ fn resources(case: &Case<'_>, counts: [u64; 3], drain: bool) -> Resources {
         (!s.servers.is_empty()).then(|| s.servers.iter().map(|v| v.cpu_ns).sum::<Option<u64>>())?
     };
     Resources {
-        driver_cpu_ns_per_msg: per_message(used(&|s| Some(s.driver_cpu_ns))),
+        // The stub is a thread of the driver: their CPU time cannot be told apart here.
+        driver_cpu_ns_per_msg: per_message(used(&|s| Some(s.driver_cpu_ns)))
+            .filter(|_| !is_stub(case.spec)),
         server_cpu_ns_per_msg: per_message(used(&servers)),
         driver_rss_max_bytes: case
             .samples
@@ -451,6 +472,17 @@ fn at(line: &[(f64, f64)], time: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_client_dropped_is_the_drivers_failure() {
+        let dump = |dropped| Dump {
+            dropped,
+            ..Dump::default()
+        };
+        assert_eq!(overrun(&[dump(0), dump(0)]), None);
+        let why = overrun(&[dump(3), dump(4)]).expect("dropped");
+        assert!(why.contains(" 7 messages"), "{why}");
+    }
 
     #[test]
     fn cpu_is_read_between_samples_and_not_outside_of_them() {

@@ -14,7 +14,7 @@ use crate::load::recorder::{Cut, Timelines, WindowCounts};
 use crate::load::subscriber::Received;
 use crate::measure::histogram::Metric;
 use crate::nats::endpoint::Endpoint;
-use crate::record::event::Counts;
+use crate::record::event::{Counts, Health};
 use crate::scenario::assignment::Assignment;
 
 /// Coordinator to worker.
@@ -112,6 +112,8 @@ pub struct Frame {
     pub length_ns: u64,
     /// What was recorded.
     pub cut: Cut,
+    /// How the worker fared.
+    pub health: Health,
 }
 
 /// What a worker knows at the end.

@@ -46,6 +46,9 @@ pub struct Request {
     pub room: Room,
 }
 
+/// A program that ends with rate 0 before its messages are sent never ends by itself.
+const MAX_LOAD_NS: u64 = 7 * 86_400 * NS_PER_S;
+
 type Emit<'a> = &'a mut dyn FnMut(RunEvent) -> anyhow::Result<()>;
 
 /// Runs all trials. Everything it has to say goes to `emit`; an error of `emit` ends the run.
@@ -125,6 +128,7 @@ async fn open(request: &Request, group: &Group, emit: Emit<'_>) -> anyhow::Resul
             };
             Site::embedded(spec, start).await?
         }
+        Target::Stub(spec) => Site::stub(*spec).await?,
         target @ Target::External(_) => {
             let access = request
                 .access
@@ -272,7 +276,7 @@ async fn perform(
         stored,
         stored_bytes,
         disk_bytes,
-        shared_host: request.manifest.shared_host,
+        shared_host: request.manifest.shared_host || matches!(spec.target, Target::Stub(_)),
         interrupted: interrupts.borrow().count > 0,
     });
     emit(RunEvent::TrialFinished(Box::new(result)))?;
@@ -284,10 +288,11 @@ fn setup(spec: &CellSpec, plan: &TrialPlan, trial: u32) -> Setup {
     let drain_only = plan.publishers == 0;
     let window_ns = plan.assignments.first().and_then(planned_window);
     let load = &spec.workload;
-    let load_ns = match (load.length, load.rate) {
+    let load_ns = match (load.length, &load.rate) {
         (Length::Duration(_), _) => window_ns.map_or(0, |w| w.1),
-        (Length::Messages(n), Rate::Constant(rate)) => {
-            ((n * u64::from(load.pods)) as f64 / rate * 2e9) as u64
+        (Length::Messages(n), Rate::Open(program)) => {
+            let last_ns = program.due_ns((n * u64::from(load.pods)) as f64);
+            last_ns.saturating_mul(2).min(MAX_LOAD_NS)
         }
         // Slower than 20 messages a second is taken for a hang.
         (Length::Messages(n), Rate::Max) => n * u64::from(load.pods) * NS_PER_S / 20,

@@ -1,6 +1,7 @@
 //! Looks at driver and servers while a trial runs. The quick part is read at once, so that its
 //! time is right; what must be asked for comes later and goes into the same sample.
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::site::Site;
@@ -21,7 +22,16 @@ pub async fn stored(api: &Api, streams: &[String]) -> Option<(u64, u64)> {
 
 /// CPU used by this process, in ns.
 pub fn driver_cpu_ns() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    clock_ns(ClockId::ProcessCPUTime)
+}
+
+/// CPU used by the thread that asks, in ns.
+pub fn thread_cpu_ns() -> u64 {
+    clock_ns(ClockId::ThreadCPUTime)
+}
+
+fn clock_ns(id: ClockId) -> u64 {
+    let time = clock_gettime(id);
     time.tv_sec.unsigned_abs() * crate::units::NS_PER_S + time.tv_nsec.unsigned_abs()
 }
 
@@ -48,6 +58,7 @@ pub fn take(
         stored_bytes: None,
         stored_msgs: None,
         disk_bytes: None,
+        machine: target::machine::read(),
     };
     let (api, out, monitors) = (site.api().clone(), out.clone(), site.monitors().to_vec());
     let streams = if streams.len() <= MANY_STREAMS {

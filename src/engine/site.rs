@@ -1,5 +1,5 @@
-//! The target of a group of trials while it is in use: servers we started, or ones that were
-//! there.
+//! The target of a group of trials while it is in use: servers we started, ones that were there,
+//! or a stub.
 
 use std::path::PathBuf;
 
@@ -10,8 +10,8 @@ use crate::nats::connect::connect;
 use crate::nats::endpoint::{Auth, Endpoint};
 use crate::record::document::ServerInfo;
 use crate::record::event::ServerSample;
-use crate::scenario::model::Embedded;
-use crate::target::{self, Guard, Servers, StartOptions};
+use crate::scenario::model::{Embedded, Stub};
+use crate::target::{self, Guard, Servers, StartOptions, StubServer};
 
 /// Where external servers are, resolved by the caller.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub struct Access {
 /// A target in use.
 pub struct Site {
     servers: Option<Servers>,
+    /// Lives as long as its site.
+    _stub: Option<StubServer>,
     access: Access,
     api: Api,
     infos: Vec<ServerInfo>,
@@ -70,6 +72,7 @@ impl Site {
         let api = api(&access.endpoint).await?;
         Ok(Self {
             servers: Some(servers),
+            _stub: None,
             access,
             api,
             infos,
@@ -94,9 +97,28 @@ impl Site {
         }
         Ok(Self {
             servers: None,
+            _stub: None,
             access,
             api,
             infos,
+        })
+    }
+
+    /// Starts a stub in this process. Nobody answers its JetStream API.
+    pub async fn stub(spec: Stub) -> anyhow::Result<Self> {
+        let stub = StubServer::start(spec)?;
+        let mut endpoint = Endpoint::parse(&stub.url())?;
+        endpoint.ignore_discovered_servers = true;
+        let api = api(&endpoint).await?;
+        Ok(Self {
+            servers: None,
+            _stub: Some(stub),
+            access: Access {
+                endpoint,
+                monitors: Vec::new(),
+            },
+            api,
+            infos: vec![StubServer::info()],
         })
     }
 

@@ -15,7 +15,9 @@ use crate::nats::config::{
 use crate::nats::feed::HEARTBEAT;
 use crate::record::event::EffectiveConfig;
 use crate::scenario::assignment::{ConsumerPlan, StreamPlan, TrialPlan};
-use crate::scenario::model::{Ack, CellSpec, Consumer, Deliver, Retention, Storage, Stream};
+use crate::scenario::model::{
+    Ack, CellSpec, Consumer, Deliver, Retention, Storage, Stream, Target,
+};
 use crate::units::as_ns;
 
 /// Metadata that marks what is ours.
@@ -50,7 +52,8 @@ pub struct Stretch {
     pub from: u64,
 }
 
-/// Makes the streams and consumers of a trial. What was made before an error is in `stage`.
+/// Makes the streams and consumers of a trial; none on a stub, which acks without. What was made
+/// before an error is in `stage`.
 pub async fn set(
     api: &Api,
     spec: &CellSpec,
@@ -59,6 +62,9 @@ pub async fn set(
     trial: u32,
     stage: &mut Stage,
 ) -> anyhow::Result<()> {
+    if matches!(spec.target, Target::Stub(_)) {
+        return Ok(());
+    }
     if let Some(existing) = &spec.stream.existing {
         let info = api
             .stream(existing)

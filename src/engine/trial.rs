@@ -11,7 +11,7 @@ use crate::load::publisher::Outcome;
 use crate::load::subscriber::Received;
 use crate::measure::histogram::{LatencySummary, Metric, decode, new_histogram};
 use crate::measure::ledger::balance;
-use crate::record::event::{Counts, Interval, RunEvent};
+use crate::record::event::{Counts, Health, Interval, RunEvent};
 use crate::record::fold::encode_histogram;
 use crate::units::NS_PER_S;
 
@@ -519,6 +519,7 @@ struct Merged {
     end_ns: u64,
     length_ns: u64,
     counts: Counts,
+    health: Health,
     window: BTreeMap<Metric, Histogram<u64>>,
     all: BTreeMap<Metric, Histogram<u64>>,
 }
@@ -539,6 +540,7 @@ impl Intervals {
         merged.end_ns = merged.end_ns.max(frame.end_ns.saturating_sub(start_ns));
         merged.length_ns = merged.length_ns.max(frame.length_ns);
         merged.counts = merged.counts.plus(frame.cut.counts);
+        merged.health = merged.health.beside(frame.health);
         for (metric, bytes) in &frame.cut.window {
             merge(&mut merged.window, *metric, bytes);
             merge(&mut merged.all, *metric, bytes);
@@ -583,6 +585,7 @@ impl Intervals {
                     .iter()
                     .map(|(m, h)| (*m, LatencySummary::of(h, 0, 0)))
                     .collect(),
+                health: merged.health,
             });
         }
         out
@@ -870,6 +873,7 @@ mod tests {
                 end_ns: start + S,
                 length_ns: S,
                 cut,
+                health: Health::default(),
             }))
         };
         let told = |out: Vec<Output>| {

@@ -2,6 +2,7 @@
 //! of the other workers.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +12,21 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use super::heartbeat::Heartbeat;
 use super::messages::{Dump, Frame, FromWorker, ToWorker};
-use crate::load::pace::{Alarm, Schedule};
+use super::sampler;
+use crate::load::pace::Pace;
 use crate::load::payload::Pool;
 use crate::load::publisher::{self, Outcome, Progress, Publisher};
 use crate::load::recorder::Recorder;
 use crate::load::subscriber::{self, Ledger, Received};
+use crate::measure::alarm::Alarm;
 use crate::measure::clock;
 use crate::nats::conn::{Conn, Link};
 use crate::nats::connect::connect_with_events;
 use crate::nats::endpoint::Endpoint;
 use crate::nats::feed::{Feed, Source};
+use crate::record::event::Health;
 use crate::scenario::assignment::{Assignment, FeedPlan, PublisherPlan};
 use crate::scenario::model::{Length, PublishMode, Rate};
 use crate::units::NS_PER_S;
@@ -199,6 +204,7 @@ impl Pod {
             window,
             message_id: self.assignment.message_id,
             timeout: self.assignment.publish_timeout,
+            pacing: self.assignment.pacing,
         }
     }
 
@@ -261,21 +267,23 @@ impl Pod {
             self.stop_ns.set(end_ns);
         }
         let mut alarm = Alarm::new()?;
-        std::future::poll_fn(|cx| alarm.poll_at(cx, start_ns)).await;
+        poll_fn(|cx| alarm.poll_at(cx, start_ns)).await;
         if self.assignment.drain_only {
             self.attach().await?;
         }
+        let pace = match &self.assignment.rate {
+            Rate::Max => None,
+            Rate::Open(program) => Some(Pace {
+                program: Arc::new(program.after_warmup(self.assignment.warmup)),
+                arrivals: self.assignment.arrivals,
+                publishers: self.assignment.publishers_total,
+                // Each trial has arrivals of its own.
+                seed: self.assignment.seed ^ u64::from(self.assignment.trial) << 32,
+            }),
+        };
         for publisher in self.publishers.drain(..) {
-            let schedule = match self.assignment.rate {
-                Rate::Max => None,
-                Rate::Constant(rate_per_s) => Some(Schedule {
-                    start_ns,
-                    id: publisher.id(),
-                    publishers: self.assignment.publishers_total,
-                    rate_per_s,
-                }),
-            };
-            self.load.spawn_local(publisher.run(schedule, window_ns));
+            let pace = pace.clone().map(|pace| (pace, start_ns));
+            self.load.spawn_local(publisher.run(pace, window_ns));
         }
         Ok(())
     }
@@ -287,10 +295,8 @@ impl Pod {
         reports: &mpsc::Sender<FromWorker>,
         start_ns: u64,
     ) -> anyhow::Result<()> {
-        let mut frames = Frames {
-            number: 0,
-            begun_ns: start_ns,
-        };
+        let mut frames = Frames::new(start_ns);
+        let mut alarm = Alarm::new()?;
         let mut outcomes = Vec::new();
         let mut said = Said {
             tenth: self.progress.is_empty(),
@@ -329,12 +335,16 @@ impl Pod {
                     let frame = frames.cut(&self.recorder, frames.begun_ns + INTERVAL_NS);
                     reports.send(frame).await?;
                 }
+                () = poll_fn(|cx| alarm.poll_at(cx, frames.heart.due_ns())) => {
+                    frames.heart.beat(clock::now_ns());
+                }
                 () = self.bell.notified(), if !said.tenth || !said.first => {
                     self.say_progress(&mut said, reports).await?;
                 }
                 Some(outcome) = self.load.join_next() => {
                     outcomes.push(outcome.context("a publisher panicked")??);
                     if self.load.is_empty() {
+                        frames.heart.end(clock::now_ns());
                         self.say_progress(&mut said, reports).await?;
                         let outcomes = std::mem::take(&mut outcomes);
                         reports.send(FromWorker::LoadDone { outcomes }).await?;
@@ -415,13 +425,25 @@ struct Said {
     unique: u64,
 }
 
-/// Numbers the intervals.
+/// Numbers the intervals and says how the worker fared in each.
 struct Frames {
     number: u64,
     begun_ns: u64,
+    heart: Heartbeat,
+    /// CPU time of this thread when the interval began.
+    cpu_ns: u64,
 }
 
 impl Frames {
+    fn new(start_ns: u64) -> Self {
+        Self {
+            number: 0,
+            begun_ns: start_ns,
+            heart: Heartbeat::new(start_ns),
+            cpu_ns: sampler::thread_cpu_ns(),
+        }
+    }
+
     fn due(&self) -> Instant {
         Instant::from_std(clock::instant_at(self.begun_ns + INTERVAL_NS))
     }
@@ -432,10 +454,25 @@ impl Frames {
             end_ns,
             length_ns: end_ns.saturating_sub(self.begun_ns),
             cut: recorder.borrow_mut().cut(),
+            health: self.health(end_ns),
         };
         self.number += 1;
         self.begun_ns = end_ns;
         FromWorker::Frame(Box::new(frame))
+    }
+
+    fn health(&mut self, end_ns: u64) -> Health {
+        let cpu_ns = sampler::thread_cpu_ns();
+        let used_ns = cpu_ns.saturating_sub(std::mem::replace(&mut self.cpu_ns, cpu_ns));
+        // A beat that is due may not have had its turn yet.
+        self.heart.beat(clock::now_ns());
+        let stalled = self.heart.cut(end_ns);
+        Health {
+            busiest_cpu_ns: used_ns,
+            cpu_ns: used_ns,
+            stalled_ns: stalled.ns,
+            longest_stall_ns: stalled.longest_ns,
+        }
     }
 }
 

@@ -17,14 +17,16 @@ use tokio::sync::Notify;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::blocked::Blocked;
-use super::pace::{Alarm, Schedule};
+use super::pace::{Pace, Schedule};
 use super::payload::{Builder, Pool};
 use super::recorder::Recorder;
+use crate::measure::alarm::Alarm;
 use crate::measure::clock;
 use crate::measure::histogram::Metric;
 use crate::measure::identity::Identity;
 use crate::measure::seqset::{Ranges, SeqSet};
 use crate::nats::conn::{Conn, Inbound, Inbox, Outbound};
+use crate::scenario::model::Pacing;
 use crate::units::as_ns;
 
 /// What a publisher is told.
@@ -46,6 +48,8 @@ pub struct Config {
     pub message_id: bool,
     /// Without an answer for this long a publish is unknown.
     pub timeout: Duration,
+    /// How to wait for what is due.
+    pub pacing: Pacing,
 }
 
 /// How the messages of a publisher ended. Acked ones are all others.
@@ -98,6 +102,15 @@ impl Progress {
     }
 }
 
+/// When to look again, ns since the Unix epoch.
+#[derive(Debug, Clone, Copy)]
+enum Wake {
+    /// A message is due then.
+    Due(u64),
+    /// The load ends then; what else may come wakes the task by itself.
+    End(u64),
+}
+
 /// A slot of the window.
 #[derive(Debug)]
 struct Slot {
@@ -118,6 +131,11 @@ pub struct Publisher {
     config: Config,
     /// When messages are due; as soon as there is room when `None`.
     schedule: Option<Schedule>,
+    /// The same, at the first message that is not counted as due yet.
+    uncounted: Option<Schedule>,
+    /// For what is offered in it (start, end), ns since the Unix epoch.
+    window: Option<(u64, u64)>,
+    offered: u64,
     conn: Conn,
     inbox: Option<Inbox>,
     prefix: String,
@@ -130,7 +148,6 @@ pub struct Publisher {
     /// No message is sent that is due at or after this, ns since the Unix epoch.
     stop_ns: Rc<Cell<u64>>,
     next: u64,
-    counted_due: u64,
     blocked: Blocked,
     blocked_ns: u64,
     /// When an answer made room in a full window, until the next message is sent.
@@ -174,6 +191,9 @@ impl Publisher {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
             schedule: None,
+            uncounted: None,
+            window: None,
+            offered: 0,
             cuts_seen: conn.link().cuts(),
             conn,
             inbox,
@@ -186,7 +206,6 @@ impl Publisher {
             progress,
             stop_ns,
             next: 0,
-            counted_due: 0,
             blocked: Blocked::default(),
             blocked_ns: 0,
             room_ns: None,
@@ -206,17 +225,22 @@ impl Publisher {
     }
 
     /// Publishes until it is stopped or through, and every message has its outcome. Without a
-    /// `schedule` a message is due as soon as there is room. `window` is (start, end) in ns since
+    /// `pace` (and the common start, ns since the Unix epoch) a message is due as soon as there is room. `window` is (start, end) in ns since
     /// the Unix epoch, for what is offered in it.
     ///
     /// # Errors
     /// The connection is closed for good.
     pub async fn run(
         mut self,
-        schedule: Option<Schedule>,
+        pace: Option<(Pace, u64)>,
         window: Option<(u64, u64)>,
     ) -> anyhow::Result<Outcome> {
-        self.schedule = schedule;
+        let schedule = || {
+            pace.as_ref()
+                .map(|(pace, start_ns)| Schedule::new(pace, self.config.id, *start_ns))
+        };
+        (self.schedule, self.uncounted) = (schedule(), schedule());
+        self.window = window;
         poll_fn(|cx| self.poll(cx)).await?;
         self.end_blocked(clock::now_ns().min(self.stop_ns.get()));
         if self.config.window.is_none() {
@@ -225,17 +249,6 @@ impl Publisher {
         self.count_due(clock::now_ns());
         self.progress.done_ns.set(Some(clock::now_ns()));
         self.progress.bell.notify_one();
-        let offered = match (self.schedule, window) {
-            (Some(schedule), Some((start, end))) => {
-                let limit = self.config.messages.unwrap_or(u64::MAX);
-                let until = schedule.due_before(end.min(self.stop_ns.get()));
-                // A load that was stopped in its warm-up offered nothing in the window.
-                until
-                    .min(limit)
-                    .saturating_sub(schedule.due_before(start).min(limit))
-            }
-            _ => 0,
-        };
         self.leave_unsent();
         Ok(Outcome {
             id: self.config.id,
@@ -243,7 +256,7 @@ impl Publisher {
             refused: self.refused.ranges(),
             unknown: self.unknown.ranges(),
             causes: self.causes,
-            offered,
+            offered: self.offered,
             blocked_ns: self.blocked_ns,
         })
     }
@@ -251,7 +264,7 @@ impl Publisher {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<anyhow::Result<()>> {
         loop {
             let mut moved = self.read_acks(cx)?;
-            let (sent, wake_ns) = self.send_due(cx)?;
+            let (sent, wake) = self.send_due(cx)?;
             moved |= sent;
             while self.sweep.poll_tick(cx).is_ready() {
                 self.give_up_on_late();
@@ -260,10 +273,15 @@ impl Publisher {
             if self.is_through() {
                 return Poll::Ready(Ok(()));
             }
-            if let Some(wake_ns) = wake_ns
-                && self.alarm.poll_at(cx, wake_ns).is_ready()
-            {
-                moved = true;
+            match wake {
+                // Again, after the others of this event loop.
+                Some(Wake::Due(_)) if self.config.pacing == Pacing::Spin => {
+                    cx.waker().wake_by_ref();
+                }
+                Some(Wake::Due(at_ns) | Wake::End(at_ns)) => {
+                    moved |= self.alarm.poll_at(cx, at_ns).is_ready();
+                }
+                None => {}
             }
             if !moved {
                 return Poll::Pending;
@@ -282,25 +300,25 @@ impl Publisher {
         let stop_ns = self.stop_ns.get();
         self.config.messages == Some(self.next)
             || now_ns >= stop_ns
-                && (self.overrun || self.schedule.is_none_or(|s| s.due(self.next) >= stop_ns))
+                && (self.overrun || self.schedule.as_ref().is_none_or(|s| s.due_ns() >= stop_ns))
     }
 
     /// Sends what is due; says whether it sent, and when to look again.
-    fn send_due(&mut self, cx: &mut Context<'_>) -> anyhow::Result<(bool, Option<u64>)> {
+    fn send_due(&mut self, cx: &mut Context<'_>) -> anyhow::Result<(bool, Option<Wake>)> {
         let mut sent_any = false;
         loop {
             let now_ns = clock::now_ns();
             if self.is_sent(now_ns) {
                 return Ok((sent_any, None));
             }
-            let due_ns = match self.schedule {
+            let due_ns = match &self.schedule {
                 Some(schedule) => {
-                    let due_ns = schedule.due(self.next);
+                    let due_ns = schedule.due_ns();
                     if due_ns >= self.stop_ns.get() {
-                        return Ok((sent_any, Some(self.stop_ns.get())));
+                        return Ok((sent_any, Some(Wake::End(self.stop_ns.get()))));
                     }
                     if due_ns > now_ns {
-                        return Ok((sent_any, Some(due_ns)));
+                        return Ok((sent_any, Some(Wake::Due(due_ns))));
                     }
                     due_ns
                 }
@@ -314,7 +332,7 @@ impl Publisher {
                 }
                 self.blocked.begin(now_ns);
                 self.overrun |= now_ns >= self.stop_ns.get();
-                return Ok((sent_any, Some(self.stop_ns.get())));
+                return Ok((sent_any, Some(Wake::End(self.stop_ns.get()))));
             }
             self.send(due_ns)?;
             sent_any = true;
@@ -329,6 +347,8 @@ impl Publisher {
             sent_ns
         };
         self.end_blocked(sent_ns);
+        // One by one as they are sent; what waits is counted by the sweep.
+        self.count_due(intended_ns + 1);
         let excused_ns = self.blocked.since(intended_ns);
         {
             let mut recorder = self.recorder.borrow_mut();
@@ -358,6 +378,9 @@ impl Publisher {
             None => None,
         };
         self.next += 1;
+        if let Some(schedule) = &mut self.schedule {
+            schedule.advance();
+        }
         self.note_tenth(sent_ns);
         let subjects = &self.config.subjects;
         self.conn.start_send(Outbound {
@@ -372,7 +395,7 @@ impl Publisher {
     /// when this task came to it: what lies between is the driver's own lateness.
     fn end_blocked(&mut self, now_ns: u64) {
         // In closed loop the next message is always waiting.
-        let waiting_since_ns = self.schedule.map_or(0, |s| s.due(self.next));
+        let waiting_since_ns = self.schedule.as_ref().map_or(0, Schedule::due_ns);
         let until_ns = self
             .room_ns
             .take()
@@ -382,18 +405,25 @@ impl Publisher {
         self.recorder.borrow_mut().blocked(waited_ns);
     }
 
+    /// Counts what became due before `now_ns`.
     fn count_due(&mut self, now_ns: u64) {
-        let Some(schedule) = self.schedule else {
+        let Some(schedule) = &mut self.uncounted else {
             return;
         };
         let limit = self.config.messages.unwrap_or(u64::MAX);
-        let due = schedule
-            .due_before(now_ns.min(self.stop_ns.get()))
-            .min(limit);
-        self.recorder
-            .borrow_mut()
-            .intended(due.saturating_sub(self.counted_due));
-        self.counted_due = due;
+        let until_ns = now_ns.min(self.stop_ns.get());
+        let mut recorder = self.recorder.borrow_mut();
+        while schedule.due_ns() < until_ns && schedule.index() < limit {
+            let due_ns = schedule.due_ns();
+            recorder.intended(due_ns);
+            if self
+                .window
+                .is_some_and(|(start, end)| due_ns >= start && due_ns < end)
+            {
+                self.offered += 1;
+            }
+            schedule.advance();
+        }
     }
 
     fn note_tenth(&self, now_ns: u64) {
@@ -504,17 +534,19 @@ impl Publisher {
 
     /// Messages that were due and could not be sent before the load ended: their wait counts.
     fn leave_unsent(&mut self) {
-        let Some(schedule) = self.schedule else {
+        let Some(schedule) = &mut self.schedule else {
             return;
         };
+        if self.config.window.is_none() {
+            return;
+        }
         let limit = self.config.messages.unwrap_or(u64::MAX);
         let stop_ns = self.stop_ns.get().min(clock::now_ns());
         let mut recorder = self.recorder.borrow_mut();
-        if self.config.window.is_some() {
-            for index in self.next..schedule.due_before(stop_ns).min(limit) {
-                let due_ns = schedule.due(index);
-                recorder.at_least(Metric::Response, due_ns, due_ns, stop_ns);
-            }
+        while schedule.due_ns() < stop_ns && schedule.index() < limit {
+            let due_ns = schedule.due_ns();
+            recorder.at_least(Metric::Response, due_ns, due_ns, stop_ns);
+            schedule.advance();
         }
     }
 }

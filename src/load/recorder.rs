@@ -24,6 +24,8 @@ pub struct WindowCounts {
 /// Counts over time, for windows that are known only afterwards.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timelines {
+    /// Messages due (open loop).
+    pub intended: Timeline,
     /// Publishes begun.
     pub sent: Timeline,
     /// Acks that arrived.
@@ -136,9 +138,13 @@ impl Recorder {
         }
     }
 
-    /// Messages became due.
-    pub fn intended(&mut self, count: u64) {
-        self.counts.intended += count;
+    /// A message became due.
+    pub fn intended(&mut self, due_ns: u64) {
+        self.counts.intended += 1;
+        let after = self.after_start(due_ns);
+        if let Some(lines) = &mut self.timelines {
+            lines.intended.add(after);
+        }
     }
 
     /// A publish was begun.

@@ -154,9 +154,38 @@ impl LatencySummary {
 
 /// The quantile, or `None` where fewer than 10 samples lie above it.
 pub fn quantile(histogram: &Histogram<u64>, q: f64) -> Option<u64> {
-    let above = histogram.len() as f64 * (1.0 - q);
-    // 1 - 0.999 is a little less than a thousandth in binary.
-    (above + 1e-6 >= 10.0).then(|| histogram.value_at_quantile(q))
+    (Support::of(histogram.len(), q) > Support::None).then(|| histogram.value_at_quantile(q))
+}
+
+/// Samples above a quantile that make it worth a number at all.
+pub const LEAST_ABOVE: f64 = 10.0;
+/// Samples above a quantile that make it worth a plain number.
+pub const PLAIN_ABOVE: f64 = 100.0;
+
+/// How well samples support a quantile: by how many of them lie above it, n(1-q).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Support {
+    /// Fewer than [`LEAST_ABOVE`]: it is null.
+    None,
+    /// Fewer than [`PLAIN_ABOVE`]: it is shown greyed.
+    Grey,
+    /// It is shown as it is.
+    Plain,
+}
+
+impl Support {
+    /// Of the quantile `q` of `n` samples.
+    pub fn of(n: u64, q: f64) -> Self {
+        // 1 - 0.999 is a little less than a thousandth in binary.
+        let above = n as f64 * (1.0 - q) + 1e-6;
+        if above >= PLAIN_ABOVE {
+            Self::Plain
+        } else if above >= LEAST_ABOVE {
+            Self::Grey
+        } else {
+            Self::None
+        }
+    }
 }
 
 #[cfg(test)]
@@ -173,6 +202,22 @@ mod tests {
         record(&mut histogram, 1_000_000_000);
         assert!(quantile(&histogram, 0.99).is_some());
         assert!(quantile(&histogram, 0.999).is_none());
+    }
+
+    #[test]
+    fn support_grows_with_the_samples_above() {
+        for (n, q, want) in [
+            (999, 0.99, Support::None),
+            (1_000, 0.99, Support::Grey),
+            (9_999, 0.99, Support::Grey),
+            (10_000, 0.99, Support::Plain),
+            (99_999, 0.999, Support::Grey),
+            (100_000, 0.999, Support::Plain),
+            (20, 0.5, Support::Grey),
+            (0, 0.5, Support::None),
+        ] {
+            assert_eq!(Support::of(n, q), want, "{n} at {q}");
+        }
     }
 
     #[test]

@@ -102,7 +102,9 @@ impl RunDirectory {
     pub fn write_results(&self, run: &Run, record: &Record) -> anyhow::Result<()> {
         self.write_manifest(&run.manifest)?;
         self.write_json(RECORD, record)?;
-        self.write_with("trials.csv", |out| tables::write_trials(record, out))?;
+        self.write_with("trials.csv", |out| {
+            tables::write_trials(record, &run.manifest.cells, out)
+        })?;
         self.write_with("series.csv", |out| tables::write_series(run, out))?;
         self.write_with("histograms.hlog", |out| {
             hlog::write(run, &self.journal(), out)

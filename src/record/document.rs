@@ -117,6 +117,12 @@ pub struct TrialRecord {
     pub resources: Resources,
     /// Where leaders were.
     pub placement: Placement,
+    /// Little's law in closed loop; null in open loop and where it says nothing.
+    #[serde(default)]
+    pub little: Option<Little>,
+    /// Whether the trial was steady.
+    #[serde(default)]
+    pub steady: Steady,
     /// Faults.
     pub faults: Vec<serde_json::Value>,
 }
@@ -164,6 +170,64 @@ pub struct LatencyRecord {
     pub response: Option<LatencySummary>,
     /// Null without consumers.
     pub e2e: Option<LatencySummary>,
+}
+
+/// Little's law, N = X R: what was in flight against rate times service time. Far from 1, the driver
+/// did not keep its window full, or one of the numbers is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Little {
+    /// N: messages that the publishers keep in flight.
+    pub in_flight: f64,
+    /// X R: acked per second times mean service time in s.
+    pub rate_x_service: f64,
+    /// X R / N.
+    pub ratio: f64,
+}
+
+/// The class of a trial's course.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SteadyClass {
+    /// No trend.
+    Flat,
+    /// It got better while it ran: a longer warm-up is needed.
+    Warming,
+    /// It got worse while it ran.
+    Degrading,
+    /// It never settled.
+    NoSteadyState,
+    /// Too short to say, or its rate changes by design.
+    #[default]
+    NotAssessed,
+}
+
+/// Whether a trial was steady. Nothing is cut away: the class is told, the numbers are of the whole
+/// window.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Steady {
+    /// Class.
+    pub class: SteadyClass,
+    /// `acked_per_s`, `response`, …: what was looked at.
+    pub metric: Option<String>,
+    /// What MSER-5 would cut from the start of the window.
+    pub cut_ns: Option<u64>,
+    /// Change per minute after the cut, as a share of the median (Theil-Sen).
+    pub slope_per_min: Option<f64>,
+    /// Why it is not assessed, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Known periods of which the window holds less than two.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub periods: Vec<Period>,
+}
+
+/// Something that the servers do again and again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Period {
+    /// `fsync`, `raft compaction`.
+    pub name: String,
+    /// How often.
+    pub every_ns: u64,
 }
 
 /// One hop of the HTTP path.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::calibration::Calibration;
 use super::document::{Host, Ledger, Resources, ServerInfo, Status};
 use crate::measure::histogram::{LatencySummary, Metric};
 
@@ -107,7 +108,7 @@ pub struct Manifest {
     /// Servers, as first read back; empty until they are ready.
     pub servers: Vec<ServerInfo>,
     /// The calibration this run relied on.
-    pub calibration: Option<serde_json::Value>,
+    pub calibration: Option<Calibration>,
     /// The command that repeats this run.
     pub command: String,
     /// `"3 embedded servers"`, `"external nats://…"`: for the head of a rendering, without secrets.
@@ -169,6 +170,24 @@ pub struct CellRef {
     pub has_publishers: bool,
     /// Core publishing: no acks.
     pub core: bool,
+    /// Messages that all publishers together keep in flight at most; `None` in core mode.
+    #[serde(default)]
+    pub in_flight: Option<u64>,
+    /// The rate program as written, where the rate changes in the window.
+    #[serde(default)]
+    pub program: Option<String>,
+    /// The driver waits by spinning: its CPU says nothing about its load.
+    #[serde(default)]
+    pub spin: bool,
+    /// Messages arrive at random times.
+    #[serde(default)]
+    pub poisson: bool,
+    /// Streams are kept in files.
+    #[serde(default)]
+    pub file: bool,
+    /// Replicas of the streams; 0 in core mode.
+    #[serde(default)]
+    pub replicas: u8,
     /// What must hold.
     pub expectations: Vec<ExpectationRef>,
 }
@@ -248,6 +267,36 @@ pub struct Interval {
     pub histograms: BTreeMap<Metric, String>,
     /// Summaries over all messages of the interval, warm-up too, for the series.
     pub latency: BTreeMap<Metric, LatencySummary>,
+    /// How the workers fared.
+    #[serde(default)]
+    pub health: Health,
+}
+
+/// How the event loops of the workers fared in an interval, the worst of each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// CPU time of the busiest worker's thread.
+    pub busiest_cpu_ns: u64,
+    /// CPU time of all workers' threads.
+    pub cpu_ns: u64,
+    /// Time in which a worker stood still: by how much its heartbeats were late, where that is more
+    /// than any timer is.
+    pub stalled_ns: u64,
+    /// The longest of them.
+    pub longest_stall_ns: u64,
+}
+
+impl Health {
+    /// With another worker in the same interval.
+    #[must_use]
+    pub fn beside(self, other: Self) -> Self {
+        Self {
+            busiest_cpu_ns: self.busiest_cpu_ns.max(other.busiest_cpu_ns),
+            cpu_ns: self.cpu_ns + other.cpu_ns,
+            stalled_ns: self.stalled_ns.max(other.stalled_ns),
+            longest_stall_ns: self.longest_stall_ns.max(other.longest_stall_ns),
+        }
+    }
 }
 
 /// A look at servers and driver. Times are after the common start and may be negative.
@@ -269,6 +318,29 @@ pub struct Sample {
     pub stored_msgs: Option<u64>,
     /// Allocated bytes of the store directories.
     pub disk_bytes: Option<u64>,
+    /// The driver's machine.
+    #[serde(default)]
+    pub machine: Machine,
+}
+
+/// What the driver's machine says of itself. All but `cpus` and `clock_offset_ns` are counters
+/// since some start of their own, of which differences count; `None` where the system cannot say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// CPUs that the driver may use: its quota, or all of the machine.
+    pub cpus: Option<f64>,
+    /// Periods in which the driver's cgroup was throttled.
+    pub throttled_periods: Option<u64>,
+    /// Time in which it was.
+    pub throttled_ns: Option<u64>,
+    /// CPU time that the hypervisor gave to others, summed over CPUs.
+    pub steal_ns: Option<u64>,
+    /// CPU time of any kind, idle too, summed over CPUs.
+    pub all_cpu_ns: Option<u64>,
+    /// Time in which some task waited for a CPU (PSI).
+    pub cpu_pressure_ns: Option<u64>,
+    /// Wall clock less the clock of the run, which is monotonic.
+    pub clock_offset_ns: Option<i64>,
 }
 
 /// A look at one server.

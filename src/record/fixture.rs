@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::document::{Host, Ledger, LedgerVerdict, Resources, ServerInfo, Status};
 use super::event::{
-    CellRef, Counts, EffectiveConfig, ExpectationRef, Interval, MANIFEST_SCHEMA, Manifest,
-    RunEvent, Sample, ScenarioRef, ServerSample, Tool, TrialResult,
+    CellRef, Counts, EffectiveConfig, ExpectationRef, Health, Interval, MANIFEST_SCHEMA, Machine,
+    Manifest, RunEvent, Sample, ScenarioRef, ServerSample, Tool, TrialResult,
 };
 use super::fold::{Fold, Run, encode_histogram};
 use crate::measure::histogram::{self, LatencySummary, Metric};
@@ -28,6 +28,12 @@ pub(crate) fn closed(id: &str, factors: &[(&str, &str)]) -> CellRef {
         has_consumers: true,
         has_publishers: true,
         core: false,
+        in_flight: Some(1_000),
+        program: None,
+        spin: false,
+        poisson: false,
+        file: true,
+        replicas: 1,
         expectations: Vec::new(),
     }
 }
@@ -169,6 +175,7 @@ pub(crate) fn interval(trial: u32, end_ns: u64, metrics: &[Metric], samples: &[u
             .iter()
             .map(|m| (*m, LatencySummary::of(&part, 0, 0)))
             .collect(),
+        health: Health::default(),
     }))
 }
 
@@ -212,6 +219,7 @@ pub(crate) fn small_run() -> Vec<RunEvent> {
                 stored_bytes: Some(4),
                 stored_msgs: None,
                 disk_bytes: None,
+                machine: Machine::default(),
             })),
             interval(trial, NS_PER_S, &[], &[]),
             interval(trial, 2 * NS_PER_S, &Metric::ALL, &samples),

@@ -8,7 +8,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use hdrhistogram::Histogram;
 
 use super::document::ServerInfo;
-use super::event::{Counts, EffectiveConfig, Interval, Manifest, RunEvent, Sample, TrialResult};
+use super::event::{
+    Counts, EffectiveConfig, Health, Interval, Manifest, RunEvent, Sample, TrialResult,
+};
 use super::order::Order;
 use crate::measure::histogram::{self, LatencySummary, Metric};
 
@@ -82,6 +84,8 @@ pub struct SeriesRow {
     pub counts: Counts,
     /// All messages of the interval.
     pub latency: BTreeMap<Metric, LatencySummary>,
+    /// How the workers fared.
+    pub health: Health,
 }
 
 /// Ignored events that are told one by one; the rest are counted.
@@ -281,6 +285,7 @@ impl TrialLog {
             length_ns: interval.length_ns,
             counts: interval.counts,
             latency: interval.latency.clone(),
+            health: interval.health,
         });
         let mut broken = 0;
         for (metric, text) in &interval.histograms {

@@ -9,17 +9,20 @@ use super::fold::{Run, SeriesRow, TrialLog};
 use crate::measure::histogram::LatencySummary;
 use crate::units::NS_PER_S;
 
-/// Writes `cell,trial,metric,value`: every number of every trial in the record.
+/// Writes `cell,trial,metric,value`: every number of every trial in the record. `cells` say which
+/// trials ran in closed loop.
 ///
 /// # Errors
 /// `out` cannot be written.
-pub fn write_trials(record: &Record, out: impl Write) -> anyhow::Result<()> {
+pub fn write_trials(record: &Record, cells: &[CellRef], out: impl Write) -> anyhow::Result<()> {
     let mut csv = csv::Writer::from_writer(out);
     csv.write_record(["cell", "trial", "metric", "value"])?;
     for cell in &record.cells {
+        let known = cells.iter().find(|known| known.id == cell.id);
+        let closed_loop = known.map(|known| known.closed_loop && known.has_publishers);
         for trial in &cell.trials {
             let number = trial.trial.to_string();
-            for (metric, value) in trial_numbers(trial) {
+            for (metric, value) in trial_numbers(trial, closed_loop) {
                 csv.write_record([&no_formula(&cell.id), &number, &metric, &value])?;
             }
         }
@@ -61,9 +64,11 @@ fn no_formula(id: &str) -> String {
 
 /// Rows of a trial: the names of the record without its grouping, `deliver.` and the latencies
 /// excepted.
-fn trial_numbers(trial: &TrialRecord) -> Vec<(String, String)> {
+fn trial_numbers(trial: &TrialRecord, closed_loop: Option<bool>) -> Vec<(String, String)> {
     let mut rows = Rows::default();
     rows.put("usable", Some(u8::from(trial.status.usable())));
+    rows.put("shared_host", Some(u8::from(trial.shared_host)));
+    rows.put("closed_loop", closed_loop.map(u8::from));
     rows.put("saturated", trial.saturated.map(u8::from));
     rows.put("window_ns", trial.window_ns);
     rows.put("offered_per_s", trial.offered_per_s);
@@ -101,6 +106,13 @@ fn trial_numbers(trial: &TrialRecord) -> Vec<(String, String)> {
     rows.put("server_rss_max_bytes", resources.server_rss_max_bytes);
     rows.put("stored_bytes", resources.stored_bytes);
     rows.put("disk_bytes", resources.disk_bytes);
+    if let Some(little) = &trial.little {
+        rows.put("little.in_flight", Some(little.in_flight));
+        rows.put("little.rate_x_service", Some(little.rate_x_service));
+        rows.put("little.ratio", Some(little.ratio));
+    }
+    rows.put("steady.cut_ns", trial.steady.cut_ns);
+    rows.put("steady.slope_per_min", trial.steady.slope_per_min);
     rows.0
 }
 
@@ -156,6 +168,12 @@ fn interval_numbers(row: &SeriesRow, cell: &CellRef) -> Vec<(String, String)> {
     for (metric, summary) in &row.latency {
         rows.put_latency(metric.name(), summary);
     }
+    // A thread that ran has used CPU: without any, health was not recorded.
+    let health = (row.health.busiest_cpu_ns > 0).then_some(row.health);
+    rows.put("stalled_ns", health.map(|h| h.stalled_ns));
+    rows.put("longest_stall_ns", health.map(|h| h.longest_stall_ns));
+    rows.put("busiest_worker_cpu_ns", health.map(|h| h.busiest_cpu_ns));
+    rows.put("workers_cpu_ns", health.map(|h| h.cpu_ns));
     rows.0
 }
 
@@ -173,6 +191,14 @@ fn sample_numbers(sample: &Sample) -> Vec<(String, String)> {
     rows.put("stored_bytes", sample.stored_bytes);
     rows.put("stored_msgs", sample.stored_msgs);
     rows.put("disk_bytes", sample.disk_bytes);
+    let machine = &sample.machine;
+    rows.put("driver_cpus", machine.cpus);
+    rows.put("throttled_periods", machine.throttled_periods);
+    rows.put("throttled_ns", machine.throttled_ns);
+    rows.put("steal_ns", machine.steal_ns);
+    rows.put("all_cpu_ns", machine.all_cpu_ns);
+    rows.put("cpu_pressure_ns", machine.cpu_pressure_ns);
+    rows.put("clock_offset_ns", machine.clock_offset_ns);
     rows.0
 }
 
@@ -207,6 +233,7 @@ impl Rows {
 
 #[cfg(test)]
 mod tests {
+    use super::super::event::{Health, Machine};
     use super::super::fixture;
     use super::*;
 
@@ -230,6 +257,48 @@ mod tests {
         }
         let unmeasured = [",disk_bytes,", "server.n1.rss_bytes", "response.p99_ns"];
         assert!(!unmeasured.iter().any(|name| text.contains(name)), "{text}");
+    }
+
+    #[test]
+    fn health_has_rows_where_it_was_recorded() {
+        let mut run = fixture::fold(&fixture::small_run()).expect("it began");
+        let table = |run: &Run| {
+            let mut bytes = Vec::new();
+            write_series(run, &mut bytes).expect("memory");
+            String::from_utf8(bytes).expect("text")
+        };
+        let before = table(&run);
+        assert!(
+            !["stall", "steal", "pressure", "throttled", "worker"]
+                .iter()
+                .any(|name| before.contains(name)),
+            "{before}"
+        );
+        run.trials[0].series[1].health = Health {
+            busiest_cpu_ns: 4,
+            cpu_ns: 5,
+            stalled_ns: 0,
+            longest_stall_ns: 0,
+        };
+        run.trials[0].samples[0].machine = Machine {
+            cpus: Some(1.5),
+            steal_ns: Some(0),
+            clock_offset_ns: Some(-3),
+            ..Machine::default()
+        };
+        let text = table(&run);
+        let lines: Vec<&str> = text.lines().collect();
+        for want in [
+            "2,shared,0,stalled_ns,0",
+            "2,shared,0,busiest_worker_cpu_ns,4",
+            "2,shared,0,workers_cpu_ns,5",
+            "-0.000000005,shared,0,driver_cpus,1.5",
+            "-0.000000005,shared,0,steal_ns,0",
+            "-0.000000005,shared,0,clock_offset_ns,-3",
+        ] {
+            assert!(lines.contains(&want), "{want} in {text}");
+        }
+        assert!(!text.contains("throttled") && !text.contains("pressure"));
     }
 
     #[test]

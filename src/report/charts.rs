@@ -9,8 +9,8 @@ mod dots;
 mod over_time;
 mod percentiles;
 
-use super::view::View;
 use super::view::cell::CellView;
+use super::view::{SHARED_HOST, View};
 pub use dots::Measure;
 
 /// Width of the picture on a page and on a phone.
@@ -27,6 +27,8 @@ pub struct Chart {
     pub title: String,
     /// What can be read from it, for those who cannot see it.
     pub desc: String,
+    /// Width and height, px.
+    pub size: (u32, u32),
     /// A whole SVG document with real colours.
     pub svg: String,
 }
@@ -71,11 +73,16 @@ pub fn of_cell(cell: &CellView, at: usize) -> Vec<Chart> {
     .collect()
 }
 
-/// Every chart of a run, as `charts/*.svg` holds them.
+/// Every chart of a run, as `charts/*.svg` holds them: stamped, for they go without the page.
 pub fn all(view: &View) -> Vec<Chart> {
     let mut charts = pictures(view, WIDE);
     for (at, cell) in view.cells.iter().enumerate() {
         charts.extend(of_cell(cell, at));
+    }
+    if view.head.shared_host {
+        for chart in &mut charts {
+            chart.svg = canvas::with_foot(&chart.svg, chart.size, SHARED_HOST);
+        }
     }
     charts
 }

@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 
 use crate::measure::histogram::{LatencySummary, Metric, new_histogram, record};
+use crate::record::calibration::*;
 use crate::record::document::*;
 use crate::record::event::*;
 use crate::record::fold::{Run, SeriesRow, TrialEnd, TrialLog};
@@ -74,6 +75,78 @@ pub fn sample() -> (Run, Record, String) {
     (run, record, answer.into())
 }
 
+/// The same with all that may mislead: a program with random arrivals and a stall in one cell, a
+/// window too small and a warming trial in the other, nothing calibrated, and a host of its own.
+pub fn troubled() -> (Run, Record, String) {
+    let (mut run, mut document, answer) = sample();
+    run.manifest.calibration = None;
+    run.manifest.shared_host = false;
+    run.manifest.cells.retain(|c| !c.closed_loop);
+    document.cells.retain(|c| c.id.ends_with("5k-s"));
+    document.expectations.retain(|e| e.cell.ends_with("5k-s"));
+    document.findings.clear();
+    let [stalled, small] = &mut run.manifest.cells[..] else {
+        unreachable!("two cells have a rate");
+    };
+    stalled.program = Some("1k/s for 10s, 9k/s for 20s".into());
+    stalled.poisson = true;
+    small.in_flight = Some(8);
+    for log in &mut run.trials {
+        if log.cell == "shared-5k-s" {
+            for row in &mut log.series {
+                let rate = if row.end_ns <= 15_000_000_000 {
+                    1_000
+                } else {
+                    9_000
+                };
+                row.counts.intended = if row.counts.intended == 0 { 0 } else { rate };
+                row.counts.acked = row.counts.acked * rate / 5_000;
+            }
+            // A target that stands still for 2 s of 30 delays a fifteenth of what is due.
+            let response = log
+                .histograms
+                .entry(Metric::Response)
+                .or_insert_with(new_histogram);
+            (0..1_400).for_each(|i| record(response, i * 2_000_000_000 / 1_400));
+        } else if let Some(service) = log.histograms.get(&Metric::Service) {
+            let mut response = new_histogram();
+            (0..service.len()).for_each(|i| record(&mut response, i * 400_000));
+            log.histograms.insert(Metric::Response, response);
+        }
+    }
+    let logs = &run.trials;
+    for cell in &mut document.cells {
+        let small = cell.id.starts_with("per-app");
+        for trial in &mut cell.trials {
+            let log = logs.iter().find(|log| log.trial == trial.trial);
+            let response = log.and_then(|log| log.histograms.get(&Metric::Response));
+            trial.latency.response = response.map(|h| LatencySummary::of(h, 0, 0));
+            trial.shared_host = false;
+            if small {
+                let service = trial.latency.service.as_ref().and_then(|s| s.mean_ns);
+                let rate = 8e9 / service.unwrap_or(1) as f64;
+                trial.publish.acked_per_s = Some(rate);
+                trial.saturated = Some(true);
+                trial.offered_per_s = Some(9_000.0);
+            }
+            if small && trial.block < 2 {
+                trial.steady = Steady {
+                    class: SteadyClass::Warming,
+                    metric: Some("response".into()),
+                    cut_ns: Some(9_000_000_000),
+                    slope_per_min: Some(-0.12),
+                    ..Steady::default()
+                };
+            }
+        }
+        let known = run.manifest.cells.iter().find(|c| c.id == cell.id);
+        if let Some(known) = known {
+            *cell = cell_record(known, std::mem::take(&mut cell.trials));
+        }
+    }
+    (run, document, answer)
+}
+
 /// A run that was killed before its first trial.
 pub fn nothing() -> (Run, Record, String) {
     let mut run = empty_run();
@@ -129,15 +202,9 @@ fn empty_run() -> Run {
                 version: "0.1.0".into(),
                 git: Some("3ddf06f".into()),
             },
-            host: Host {
-                os: "Linux 6.1.0".into(),
-                arch: "x86_64".into(),
-                cpu: Some("AMD EPYC 7763".into()),
-                cpus: 2,
-                memory: Some(8_160_437_862),
-            },
+            host: host(),
             servers: servers(),
-            calibration: Some(json!({"ceiling_per_s": 210_000, "lag_p99_ns": 81_000})),
+            calibration: Some(calibration()),
             command: "jsbench run scenarios/stream-layout.toml --seed 42".into(),
             target: "3 embedded servers".into(),
             shared_host: true,
@@ -166,6 +233,63 @@ fn servers() -> Vec<ServerInfo> {
         .collect()
 }
 
+fn host() -> Host {
+    Host {
+        os: "Linux 6.1.0".into(),
+        arch: "x86_64".into(),
+        cpu: Some("AMD EPYC 7763".into()),
+        cpus: 2,
+        memory: Some(8_160_437_862),
+    }
+}
+
+fn calibration() -> Calibration {
+    Calibration {
+        schema: CALIBRATION_SCHEMA.into(),
+        id: "00000000c0ffee00".into(),
+        measured_at: "2026-11-22T08:00:00Z".into(),
+        version: "0.1.0".into(),
+        optimised: true,
+        host: host(),
+        payload_bytes: 1_024,
+        ceilings: vec![
+            Ceiling {
+                workers: 1,
+                per_s: 210_000.0,
+                cpu_ns_per_msg: Some(1_900.0),
+            },
+            Ceiling {
+                workers: 2,
+                per_s: 260_000.0,
+                cpu_ns_per_msg: Some(2_100.0),
+            },
+        ],
+        lags: vec![LagAt {
+            pacing: "sleep".into(),
+            rate_per_s: 10_000.0,
+            p50_ns: Some(52_000),
+            p99_ns: Some(181_000),
+            p999_ns: None,
+        }],
+        delays: vec![DelayCheck {
+            delay_ns: 5_000_000,
+            service_p50_ns: Some(5_090_000),
+            tolerance_ns: 300_000,
+            result: Outcome::Pass,
+        }],
+        stall: StallCheck {
+            stall_ns: 200_000_000,
+            every_ns: 5_000_000_000,
+            expected_p99_ns: 150_000_000,
+            response_p99_ns: Some(149_000_000),
+            closed_loop_p99_ns: Some(210_000),
+            result: Outcome::Pass,
+        },
+        result: Outcome::Pass,
+        reasons: Vec::new(),
+    }
+}
+
 fn cell_ref(layout: &str, rate: &str) -> CellRef {
     let closed_loop = rate == "max";
     CellRef {
@@ -180,6 +304,12 @@ fn cell_ref(layout: &str, rate: &str) -> CellRef {
         has_consumers: true,
         has_publishers: true,
         core: false,
+        in_flight: Some(if closed_loop { 12 } else { 1_000 }),
+        program: None,
+        spin: false,
+        poisson: false,
+        file: true,
+        replicas: 3,
         expectations: [
             ("response.p99 <= 50ms", "response.p99", "<=", 50e6),
             ("lost == 0", "lost", "==", 0.0),
@@ -221,18 +351,24 @@ fn trial(cell: &CellRef, number: u32, block: u32) -> (TrialLog, TrialRecord) {
         (_, true) => Status::Degraded,
         _ => Status::Valid,
     };
+    // One cell has too few samples for a plain p99.
+    let samples = if per_app && !cell.closed_loop {
+        2_500
+    } else {
+        20_000
+    };
     let service = histogram(
         if cell.closed_loop { 5.8e6 } else { 0.9e6 } * wobble,
-        20_000,
+        samples,
     );
     let mut histograms = BTreeMap::from([
         (Metric::Service, service),
-        (Metric::E2e, histogram(1.4e6 * wobble, 20_000)),
+        (Metric::E2e, histogram(1.4e6 * wobble, samples)),
     ]);
     if !cell.closed_loop {
-        histograms.insert(Metric::Response, histogram(1.3e6 * wobble, 20_000));
+        histograms.insert(Metric::Response, histogram(1.3e6 * wobble, samples));
         let lag_ns = if degraded { 1.5e5 } else { 2e4 };
-        histograms.insert(Metric::Lag, histogram(lag_ns, 20_000));
+        histograms.insert(Metric::Lag, histogram(lag_ns, samples));
     }
     let reasons = match status {
         Status::Failed => vec!["server jsb-1 died: signal 9".into()],
@@ -253,7 +389,12 @@ fn trial(cell: &CellRef, number: u32, block: u32) -> (TrialLog, TrialRecord) {
             WARMUP_S * 1_000_000_000,
             (WARMUP_S + WINDOW_S) * 1_000_000_000,
         )),
-        series: series(rate, &histograms, if failed { 12 } else { 37 }),
+        series: series(
+            rate,
+            cell.rate_per_s,
+            &histograms,
+            if failed { 12 } else { 37 },
+        ),
         samples: Vec::new(),
         histograms: if failed {
             BTreeMap::new()
@@ -321,6 +462,22 @@ fn judged(
             response: latency(Metric::Response),
             e2e: latency(Metric::E2e),
         },
+        little: number_of(rate)
+            .filter(|_| cell.closed_loop)
+            .zip(latency(Metric::Service).and_then(|s| s.mean_ns))
+            .map(|(rate, mean_ns)| {
+                let rate_x_service = rate * mean_ns as f64 / 1e9;
+                Little {
+                    in_flight: 12.0,
+                    rate_x_service,
+                    ratio: rate_x_service / 12.0,
+                }
+            }),
+        steady: if failed {
+            Steady::default()
+        } else {
+            steady(cell)
+        },
         hops: Vec::new(),
         ledger: ledger(failed),
         resources: Resources {
@@ -333,6 +490,32 @@ fn judged(
         },
         placement: Placement::default(),
         faults: Vec::new(),
+    }
+}
+
+/// One layout was looked at and is flat, the other one was not.
+fn steady(cell: &CellRef) -> Steady {
+    let periods = [("fsync", 120), ("raft compaction", 120)]
+        .into_iter()
+        .map(|(name, every_s)| Period {
+            name: name.into(),
+            every_ns: every_s * 1_000_000_000,
+        })
+        .collect();
+    if cell.id.starts_with("per-app") {
+        return Steady {
+            reason: Some("window under 60s".into()),
+            periods,
+            ..Steady::default()
+        };
+    }
+    Steady {
+        class: SteadyClass::Flat,
+        metric: Some("acked_per_s".into()),
+        cut_ns: Some(2_000_000_000),
+        slope_per_min: Some(0.002),
+        reason: None,
+        periods,
     }
 }
 
@@ -366,7 +549,12 @@ fn ledger(failed: bool) -> Ledger {
 }
 
 /// A second each, the 20th missing.
-fn series(rate: f64, of: &BTreeMap<Metric, Histogram<u64>>, seconds: u64) -> Vec<SeriesRow> {
+fn series(
+    rate: f64,
+    offered: Option<f64>,
+    of: &BTreeMap<Metric, Histogram<u64>>,
+    seconds: u64,
+) -> Vec<SeriesRow> {
     let summaries: BTreeMap<Metric, LatencySummary> = of
         .iter()
         .map(|(metric, histogram)| (*metric, LatencySummary::of(histogram, 0, 0)))
@@ -385,11 +573,13 @@ fn series(rate: f64, of: &BTreeMap<Metric, Histogram<u64>>, seconds: u64) -> Vec
                 end_ns: second * 1_000_000_000,
                 length_ns: 1_000_000_000,
                 counts: Counts {
+                    intended: (offered.unwrap_or(0.0) * drained) as u64,
                     acked: (rate * start * wave * drained) as u64,
                     attempted: (rate * start * wave * drained) as u64,
                     received: (rate * start * wave) as u64 * 10,
                     ..Counts::default()
                 },
+                health: Health::default(),
                 latency: summaries
                     .iter()
                     .map(|(metric, summary)| {

@@ -9,7 +9,8 @@ use minijinja::{Environment, Value, context};
 use sha2::{Digest as _, Sha256};
 
 use super::charts::{self, Chart, NARROW, WIDE};
-use super::view::View;
+use super::view::figure::GREY;
+use super::view::{SHARED_HOST, View};
 
 const TEMPLATE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
@@ -63,6 +64,9 @@ fn values(view: &View, budget: usize) -> Value {
         .collect();
     context! {
         view => Value::from(Serde(view)),
+        grey => GREY,
+        reading => Value::from(Serde(view.reading())),
+        shared_host => SHARED_HOST,
         style, hash, pictures, cell_charts,
     }
 }

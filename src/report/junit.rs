@@ -10,7 +10,7 @@
 use crate::record::document::{LedgerVerdict, Status};
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
-use super::view::View;
+use super::view::{SHARED_HOST, View};
 
 pub fn write(view: &View) -> Vec<u8> {
     let mut suite = TestSuite::new(view.head.name.as_str());
@@ -18,8 +18,11 @@ pub fn write(view: &View) -> Vec<u8> {
     suite.add_property(("target", view.head.target.as_str()));
     suite.add_property(("verdict", view.verdict.class));
     suite.add_property(("exit_code", view.verdict.exit_code.to_string().as_str()));
+    if view.head.shared_host {
+        suite.add_property(("shared_host", SHARED_HOST));
+    }
     if let Some(status) = broken_run(view) {
-        suite.add_test_case(case("run", &view.head.name, status));
+        suite.add_test_case(case(view, "run", &view.head.name, status));
     }
     for expectation in &view.expectations {
         let message = format!(
@@ -34,7 +37,7 @@ pub fn write(view: &View) -> Vec<u8> {
             expectation.reason
         );
         let status = status(expectation.result, &message);
-        suite.add_test_case(case(&expectation.text, &expectation.cell, status));
+        suite.add_test_case(case(view, &expectation.text, &expectation.cell, status));
     }
     for cell in &view.cells {
         let lost = format!("{} lost", cell.row.lost);
@@ -61,7 +64,7 @@ pub fn write(view: &View) -> Vec<u8> {
             None => cell.balance.verdict,
         };
         let status = status(verdict, &message.join("; "));
-        suite.add_test_case(case("ledger", &cell.id, status));
+        suite.add_test_case(case(view, "ledger", &cell.id, status));
     }
     let mut report = Report::new(view.head.name.as_str());
     report.add_test_suite(suite);
@@ -90,8 +93,12 @@ fn status(result: &str, message: &str) -> TestCaseStatus {
     status
 }
 
-fn case(name: &str, cell: &str, status: TestCaseStatus) -> TestCase {
+/// A case; what was measured in closed loop says so.
+fn case(view: &View, name: &str, cell: &str, status: TestCaseStatus) -> TestCase {
     let mut case = TestCase::new(name, status);
     case.set_classname(cell);
+    if view.cells.iter().any(|c| c.id == cell && c.closed_loop) {
+        case.add_property(("closed_loop", "true"));
+    }
     case
 }

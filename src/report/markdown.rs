@@ -2,7 +2,9 @@
 //! expectations and findings. Everything from elsewhere is escaped.
 
 use super::clean::markdown as md;
-use super::view::View;
+use super::view::checks::Check;
+use super::view::figure::{GREY, GREY_SIGN};
+use super::view::{SHARED_HOST, View};
 
 pub fn write(view: &View) -> Vec<u8> {
     let mut out = Vec::new();
@@ -28,12 +30,15 @@ pub fn write(view: &View) -> Vec<u8> {
     for reason in &view.verdict.reasons {
         out.push(format!("- {}", md(reason)));
     }
-    let mark = if view.head.shared_host { " 0)" } else { "" };
-    out.push(format!("\n{}{mark}\n", md(&view.head.target)));
+    out.push(format!("\n{}\n", md(&view.head.target)));
+    if view.head.shared_host {
+        out.push(format!("**{SHARED_HOST}**\n"));
+    }
     out.extend(cells(view));
     if !view.expectations.is_empty() {
         out.extend(expectations(view));
     }
+    out.extend(checks(view));
     if !view.findings.is_empty() {
         out.push("\n### Findings\n".into());
         for finding in &view.findings {
@@ -54,6 +59,7 @@ pub fn write(view: &View) -> Vec<u8> {
         view.next.why,
         md(&view.next.command)
     ));
+    out.push(format!("<sub>{}</sub>\n", calibration(view)));
     out.push(format!(
         "<sub>run {}, {}, {}, {}, seed {}</sub>\n",
         md(&view.head.run_id),
@@ -93,8 +99,8 @@ fn cells(view: &View) -> Vec<String> {
             sign(&cell.rate_mark),
             md(&row.interval),
             row.mb_per_s,
-            row.service_p50,
-            row.response_p99,
+            md(&row.service_p50.text),
+            md(&row.response_p99.text),
             row.lost,
             row.us_per_msg,
             cell.n,
@@ -104,8 +110,62 @@ fn cells(view: &View) -> Vec<String> {
         ));
     }
     out.push(String::new());
-    for mark in &view.marks {
+    // What the stamp above says needs no footnote.
+    for mark in view.marks.iter().filter(|mark| mark.text != SHARED_HOST) {
         out.push(format!("{}\\) {}  ", md(&mark.sign), md(&mark.text)));
+    }
+    if view.grey_in_table() || view.expectations.iter().any(|e| e.measured.grey) {
+        out.push(format!("{} {GREY}  ", md(GREY_SIGN)));
+    }
+    out
+}
+
+/// What is known of the driver, in one line.
+fn calibration(view: &View) -> String {
+    let method = &view.method;
+    let facts: Vec<String> = method
+        .calibration
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", md(value)))
+        .collect();
+    if facts.is_empty() {
+        md(method.not_calibrated)
+    } else {
+        facts.join(". ")
+    }
+}
+
+/// What figures rest on; what holds of several cells is told once.
+fn checks(view: &View) -> Vec<String> {
+    let mut told: Vec<(Check, Vec<&str>)> = Vec::new();
+    for cell in &view.cells {
+        let waiting = cell.waiting.iter().map(|waiting| Check {
+            name: "waiting",
+            text: waiting.sentence(),
+            why: "",
+        });
+        for check in waiting.chain(cell.checks.iter().cloned()) {
+            match told.iter_mut().find(|(other, _)| *other == check) {
+                Some((_, cells)) => cells.push(&cell.name),
+                None => told.push((check, vec![&cell.name])),
+            }
+        }
+    }
+    let mut out = Vec::new();
+    if !told.is_empty() {
+        out.push("\n### What the figures rest on\n".to_owned());
+    }
+    for (check, cells) in &told {
+        let whose = if cells.len() == view.cells.len() && cells.len() > 1 {
+            "all cells".to_owned()
+        } else {
+            cells.join(", ")
+        };
+        let text = md(&check.text);
+        out.push(format!("- {}, {}: {text}", md(&whose), check.name));
+    }
+    for (name, why) in view.reading() {
+        out.push(format!("\n{}: {}", md(name), md(why)));
     }
     out
 }
@@ -121,7 +181,7 @@ fn expectations(view: &View) -> Vec<String> {
             "| {} | {} | {} | {} | {} | {} |",
             md(&e.text),
             md(&e.cell_name),
-            e.measured,
+            md(&e.measured.text),
             e.limit,
             e.result,
             md(&e.reason)

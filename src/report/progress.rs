@@ -2,14 +2,16 @@
 //! line; [`Live`] draws it as a bar on a terminal, and off a terminal hands out one plain line
 //! every 10 s. It judges nothing and keeps nothing; `cli` owns it and stderr.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::clean;
+use super::view::figure::{Figure, P99};
 use crate::measure::histogram::Metric;
-use crate::record::event::{Interval, RunEvent};
-use crate::units::{NS_PER_S, human_ns, human_rate, thousands};
+use crate::record::event::{CellRef, Interval, RunEvent};
+use crate::units::{NS_PER_S, human_rate, thousands};
 
 /// Time between two plain lines.
 const LINE_EVERY_NS: u64 = 10 * NS_PER_S;
@@ -18,6 +20,7 @@ const LINE_EVERY_NS: u64 = 10 * NS_PER_S;
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
     planned: u32,
+    closed_loops: BTreeSet<String>,
     done: u32,
     failed: u32,
     first_unix_ns: Option<u64>,
@@ -29,9 +32,13 @@ pub struct Progress {
 enum Now {
     #[default]
     Starting,
-    Preparing(String),
+    Preparing {
+        cell: String,
+        closed_loop: bool,
+    },
     Loading {
         cell: String,
+        closed_loop: bool,
         end_ns: Option<u64>,
         last: Option<Box<Interval>>,
     },
@@ -44,17 +51,26 @@ impl Progress {
     /// Takes one event.
     pub fn apply(&mut self, event: &RunEvent) {
         match event {
-            RunEvent::RunStarted(manifest) => self.planned = manifest.planned_trials,
+            RunEvent::RunStarted(manifest) => {
+                self.planned = manifest.planned_trials;
+                let closed = |cell: &&CellRef| cell.closed_loop && cell.has_publishers;
+                let cells = manifest.cells.iter().filter(closed);
+                self.closed_loops = cells.map(|cell| cell.id.clone()).collect();
+            }
             RunEvent::TrialStarted {
                 cell, at_unix_ns, ..
             } => {
                 self.first_unix_ns.get_or_insert(*at_unix_ns);
-                self.now = Now::Preparing(clean::shorten(&clean::line(cell), 24));
+                self.now = Now::Preparing {
+                    cell: clean::shorten(&clean::line(cell), 24),
+                    closed_loop: self.closed_loops.contains(cell),
+                };
             }
             RunEvent::LoadStarted { window_end_ns, .. } => {
-                if let Now::Preparing(cell) = &mut self.now {
+                if let Now::Preparing { cell, closed_loop } = &mut self.now {
                     self.now = Now::Loading {
                         cell: std::mem::take(cell),
+                        closed_loop: *closed_loop,
                         end_ns: *window_end_ns,
                         last: None,
                     };
@@ -102,9 +118,16 @@ impl Progress {
         let of = format!("{at}/{}", self.planned);
         let mut parts = match &self.now {
             Now::Starting => vec!["starting servers".to_owned()],
-            Now::Preparing(cell) => vec![of, name(cell), "preparing".into()],
-            Now::Loading { cell, end_ns, last } => {
-                let mut parts = vec![of, name(cell)];
+            Now::Preparing { cell, closed_loop } => {
+                vec![of, name(cell, *closed_loop), "preparing".into()]
+            }
+            Now::Loading {
+                cell,
+                closed_loop,
+                end_ns,
+                last,
+            } => {
+                let mut parts = vec![of, name(cell, *closed_loop)];
                 match last {
                     Some(last) => parts.extend(loading(last, *end_ns)),
                     None => parts.push("load begins".into()),
@@ -140,9 +163,13 @@ impl Progress {
     }
 }
 
-/// A cell's name, as long as the line has room for it.
-fn name(cell: &str) -> String {
-    clean::shorten(cell, 18)
+/// A cell's name, as long as the line has room for it, and what its latencies are worth.
+fn name(cell: &str, closed_loop: bool) -> String {
+    if closed_loop {
+        format!("{} (closed loop)", clean::shorten(cell, 14))
+    } else {
+        clean::shorten(cell, 18)
+    }
 }
 
 /// Second, rates, p99 and what went wrong of one interval.
@@ -166,13 +193,11 @@ fn loading(last: &Interval, end_ns: Option<u64>) -> Vec<String> {
     }
     let p99 = [Metric::Response, Metric::Service, Metric::E2e]
         .into_iter()
-        .find_map(|metric| Some((metric, last.latency.get(&metric)?.p99_ns?)));
-    if let Some((metric, ns)) = p99 {
-        parts.push(format!(
-            "{} p99 {}",
-            metric.name(),
-            human_ns(ns as f64).replace(' ', "")
-        ));
+        .map(|metric| (metric, last.latency.get(&metric)))
+        .find(|(_, summary)| summary.is_some_and(|s| s.p99_ns.is_some()));
+    if let Some((metric, summary)) = p99 {
+        let figure = Figure::quantile(summary, P99).text.replace(' ', "");
+        parts.push(format!("{} p99 {figure}", metric.name()));
     }
     let errors = counts.refused + counts.unknown;
     if errors > 0 {
@@ -279,6 +304,7 @@ mod tests {
                     unknown: 3,
                     ..Counts::default()
                 },
+                health: crate::record::event::Health::default(),
                 histograms: BTreeMap::new(),
                 latency: BTreeMap::from([(
                     Metric::Response,
@@ -303,10 +329,33 @@ mod tests {
         assert_eq!(lines[1], "1/12  shared-5k-s  preparing");
         assert_eq!(lines[2], "1 of 12 trials done  1 failed  8m left");
         let wide =
-            "2/12  shared-5k-s  12s/35s  acked 4,998/s  response p99 7.41ms  errors 3  1 failed";
+            "2/12  shared-5k-s  12s/35s  acked 4,998/s  response p99 ~7.41ms  errors 3  1 failed";
         assert_eq!(lines[5], clean::shorten(wide, 80));
         progress.apply(&RunEvent::Interrupted { signal: 2 });
         assert!(progress.line(0).starts_with("interrupted"));
+    }
+
+    #[test]
+    fn a_closed_loop_is_called_one_and_a_well_supported_p99_is_plain() {
+        let mut all = events();
+        for event in &mut all {
+            match event {
+                RunEvent::TrialStarted { cell, .. } => "shared-max".clone_into(cell),
+                RunEvent::Interval(interval) => {
+                    let mut summary = interval.latency.remove(&Metric::Response);
+                    summary.as_mut().expect("has one").count = 10_000;
+                    interval.latency = summary.map(|s| (Metric::Service, s)).into_iter().collect();
+                }
+                _ => (),
+            }
+        }
+        let mut progress = Progress::default();
+        for event in &all {
+            progress.apply(event);
+        }
+        let line = progress.line(40 * NS_PER_S);
+        let start = "2/12  shared-max (closed loop)  12s/35s  acked 4,998/s  service p99 7.41ms";
+        assert!(line.starts_with(start), "{line}");
     }
 
     #[test]

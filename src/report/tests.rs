@@ -34,6 +34,118 @@ fn markdown_says_the_same() {
 }
 
 #[test]
+fn what_may_mislead_is_said_beside_the_figures() {
+    let sample = fixture::troubled();
+    insta::assert_snapshot!("troubled_text", text_of(Format::Text, &sample));
+    insta::assert_snapshot!("troubled_markdown", text_of(Format::Markdown, &sample));
+}
+
+#[test]
+fn a_shared_host_is_stamped_in_every_format_and_a_host_of_its_own_in_none() {
+    let (shared, alone) = (fixture::sample(), fixture::troubled());
+    let stamp = |format, sample| text_of(format, sample).matches(view::SHARED_HOST).count();
+    for format in [Format::Text, Format::Markdown, Format::Html, Format::Junit] {
+        assert!(stamp(format, &shared) > 0, "{format:?}");
+        assert_eq!(stamp(format, &alone), 0, "{format:?}");
+    }
+    let csv = |sample| text_of(Format::Csv, sample);
+    assert!(csv(&shared).contains("shared-5k-s,1,shared_host,1\n"));
+    assert!(csv(&alone).contains("shared-5k-s,1,shared_host,0\n"));
+    let view = View::new(&shared.0, &shared.1, &shared.2);
+    for chart in charts::all(&view) {
+        assert!(chart.svg.contains(view::SHARED_HOST), "{}", chart.name);
+    }
+}
+
+#[test]
+fn a_closed_loop_is_called_one_in_every_format() {
+    let sample = fixture::sample();
+    for format in [Format::Text, Format::Markdown, Format::Html] {
+        let text = text_of(format, &sample);
+        assert!(text.contains("closed loop: no response time"), "{format:?}");
+    }
+    let junit = text_of(Format::Junit, &sample);
+    let closed = "classname=\"shared-max\">\n            <properties>\n                \
+                  <property name=\"closed_loop\" value=\"true\"/>";
+    assert!(junit.contains(closed), "{junit}");
+    assert_eq!(
+        junit.matches("closed_loop").count(),
+        4,
+        "two cells have two cases"
+    );
+    let csv = text_of(Format::Csv, &sample);
+    assert!(csv.contains("shared-max,0,closed_loop,1\n"));
+    assert!(csv.contains("shared-5k-s,1,closed_loop,0\n"));
+    let view = View::new(&sample.0, &sample.1, &sample.2);
+    for (at, cell) in view.cells.iter().enumerate() {
+        for chart in charts::of_cell(cell, at) {
+            let title = chart.title.contains("closed loop");
+            assert_eq!(title, cell.closed_loop, "{}", chart.name);
+            let drawn = chart.svg.matches("closed loop").count() > 1;
+            assert_eq!(drawn, cell.closed_loop, "{}", chart.name);
+        }
+    }
+    for chart in charts::pictures(&view, charts::NARROW) {
+        assert!(chart.svg.contains("closed loop"), "{}", chart.name);
+    }
+}
+
+#[test]
+fn a_quantile_of_few_samples_is_greyed_in_every_rendering() {
+    let (run, record, answer) = fixture::sample();
+    let view = View::new(&run, &record, &answer);
+    let text = |format, view: &View| String::from_utf8(render(format, view)).expect("UTF-8");
+    // 3 x 2,500 samples have 75 above their p99, 3 x 20,000 have 600.
+    assert!(text(Format::Text, &view).contains(" ~14.1 ms "));
+    assert!(text(Format::Text, &view).contains("  14.1 ms "));
+    let colored = text(Format::Text, &view.clone().colored(true));
+    assert!(colored.contains("\u{1b}[2m~14.1 ms\u{1b}[0m"), "{colored}");
+    assert!(text(Format::Markdown, &view).contains("| \\~14.1 ms |"));
+    let html = text(Format::Html, &view);
+    let title = "title=\"fewer than 100 samples lie above it\">~14.1 ms</span>";
+    assert!(html.contains(title));
+    let few = |cell: &view::cell::CellView| {
+        let response = cell.latency(crate::measure::histogram::Metric::Response);
+        response.map(|l| l.curve.len() - l.plain_points())
+    };
+    // The p99.9 of 60,000 samples is pale too, further up the same curve.
+    for at in [1, 3] {
+        // A factor of ten is 16 points and the end.
+        assert_eq!(few(&view.cells[at]), Some(17), "{}", view.cells[at].name);
+        let charts = charts::of_cell(&view.cells[at], at);
+        assert!(charts[0].svg.contains("#8FBCD9"), "no pale line");
+        assert!(charts[0].svg.contains("samples lie above it"));
+    }
+}
+
+#[test]
+fn an_open_loop_draws_what_was_offered() {
+    let (run, record, answer) = fixture::troubled();
+    let view = View::new(&run, &record, &answer);
+    assert_eq!(
+        view.cells[0].pacing,
+        "open loop, 1k/s for 10s, 9k/s for 20s, Poisson"
+    );
+    let rate = &charts::of_cell(&view.cells[0], 0)[1];
+    assert!(rate.svg.contains("grey line: offered"), "{}", rate.svg);
+    let (run, record, answer) = fixture::sample();
+    let view = View::new(&run, &record, &answer);
+    let closed = &charts::of_cell(&view.cells[0], 0)[1];
+    assert!(!closed.svg.contains("offered"));
+}
+
+#[test]
+fn without_a_calibration_the_next_step_may_be_one() {
+    let (mut run, mut record, answer) = fixture::sample();
+    record.cells.truncate(1);
+    record.cells[0].summary.n = 10;
+    let next = |run: &Run| View::new(run, &record, &answer).next.command;
+    assert!(next(&run).contains("--seed"), "{}", next(&run));
+    run.manifest.calibration = None;
+    assert_eq!(next(&run), "jsbench calibrate");
+}
+
+#[test]
 fn a_run_without_a_trial_is_marked_partial() {
     insta::assert_snapshot!(text_of(Format::Text, &fixture::nothing()));
 }
@@ -232,7 +344,14 @@ fn with_text(text: &str) -> Sample {
     manifest.started_at = text.into();
     manifest.tool.version = text.into();
     manifest.host.os = text.into();
-    manifest.calibration = Some(serde_json::json!({ "text": text }));
+    if let Some(calibration) = &mut manifest.calibration {
+        calibration.measured_at = text.into();
+        calibration.reasons = vec![text.into()];
+        calibration.id = text.into();
+    }
+    for cell in &mut manifest.cells {
+        cell.program = Some(text.into());
+    }
     run.notes = vec![text.into()];
     record.run_id = text.into();
     record.verdict.reasons = vec![text.into()];
@@ -252,6 +371,11 @@ fn with_text(text: &str) -> Sample {
         for trial in &mut cell.trials {
             trial.reasons = vec![text.into()];
             trial.ledger.reasons = vec![text.into()];
+            trial.steady.metric = Some(text.into());
+            trial.steady.reason = Some(text.into());
+            for period in &mut trial.steady.periods {
+                period.name = text.into();
+            }
             trial.config.streams = vec![serde_json::json!({ "description": text })];
             for server in &mut trial.servers {
                 server.name = text.into();

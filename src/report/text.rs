@@ -5,6 +5,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use super::clean::{COLUMNS, hanging, pad, shorten, width};
 use super::view::View;
 use super::view::cell::CellView;
+use super::view::figure::{GREY, GREY_SIGN};
 
 /// The same, where names and figures leave no room for long ones.
 const SHORT_HEADS: [&str; 6] = ["MB/s", "p50 svc", "p99 resp", "lost", "us/msg", "state"];
@@ -30,7 +31,7 @@ pub fn write(view: &View) -> Vec<u8> {
         lines.extend(hanging("", question, ""));
     }
     lines.push(String::new());
-    let table = table(view);
+    let table = table(view, &style);
     if view.cells.is_empty() {
         lines.push(" no trial: nothing was measured".into());
     } else {
@@ -47,8 +48,14 @@ pub fn write(view: &View) -> Vec<u8> {
                 .map(|l| style.dim(&l)),
         );
     }
+    if view.grey_in_table() {
+        lines.push(style.dim(&format!(" {GREY_SIGN}  {GREY}")));
+    }
     for note in &view.notes {
         lines.extend(hanging(" note: ", note, ""));
+    }
+    if let Some(note) = waiting(view) {
+        lines.extend(hanging(" note: ", &note, ""));
     }
     if !view.answer.is_empty() {
         lines.extend(hanging("Answer   ", &view.answer, ""));
@@ -68,6 +75,22 @@ fn head(view: &View) -> Vec<String> {
     // A long name leaves no room beside it for what follows.
     let label = format!("{}   ", shorten(&view.head.name, COLUMNS / 2));
     hanging(&label, &format!("{}{mark}", view.head.target), "")
+}
+
+/// That messages waited, told of the first cell in which they did.
+fn waiting(view: &View) -> Option<String> {
+    let mut cells = view.cells.iter().filter(|cell| cell.waiting.is_some());
+    let first = cells.next()?;
+    let figures = &first.waiting.as_ref()?.figures;
+    let text = format!(
+        "{}: {figures}: messages waited for the target, not for the driver",
+        first.name
+    );
+    Some(match cells.count() {
+        0 => text,
+        1 => format!("{text}; so it is in 1 other cell"),
+        more => format!("{text}; so it is in {more} other cells"),
+    })
 }
 
 fn verdict(view: &View, style: &Style) -> Vec<String> {
@@ -95,7 +118,7 @@ fn verdict(view: &View, style: &Style) -> Vec<String> {
 
 /// Head and rows. Columns stand two spaces apart as far as the page has room, then one; a name
 /// that still does not fit gets a line of its own.
-fn table(view: &View) -> Vec<String> {
+fn table(view: &View, style: &Style) -> Vec<String> {
     let names = names(&view.cells);
     let rows = rows(view, HEADS);
     let name_columns = names.iter().map(|n| width(n)).max().unwrap_or(0).max(4);
@@ -138,10 +161,28 @@ fn table(view: &View) -> Vec<String> {
         }
     }
     let mut lines: Vec<String> = table.lines().map(|l| l.trim_end().to_owned()).collect();
+    for (line, cell) in lines.iter_mut().skip(1).zip(&view.cells) {
+        *line = dim_greyed(line, cell, style);
+    }
     for (at, line) in above.into_iter().rev() {
         lines.insert(at, line);
     }
     lines
+}
+
+/// The row of `cell` with its greyed figures dim. From the right: a name may hold anything.
+fn dim_greyed(line: &str, cell: &CellView, style: &Style) -> String {
+    let (mut head, mut tail) = (line, String::new());
+    for figure in [&cell.row.response_p99, &cell.row.service_p50] {
+        if figure.grey
+            && let Some(at) = head.rfind(&figure.text)
+        {
+            let behind = &head[at + figure.text.len()..];
+            tail = format!("{}{behind}{tail}", style.dim(&figure.text));
+            head = &head[..at];
+        }
+    }
+    format!("{head}{tail}")
 }
 
 /// Heads and figures.
@@ -190,7 +231,7 @@ fn names(cells: &[CellView]) -> Vec<String> {
 fn figures(view: &View) -> Vec<Vec<String>> {
     let rate_marked = view.cells.iter().any(|c| !c.rate_mark.is_empty());
     let closed = view.cells.iter().any(|c| c.closed_loop);
-    let open = view.cells.iter().any(|c| c.row.response_p99 != "-");
+    let open = view.cells.iter().any(|c| c.row.response_p99.text != "-");
     let signed = |text: &str, sign: &str, any: bool| match (sign, any) {
         ("", true) => format!("{text}   "),
         ("", false) => text.to_owned(),
@@ -204,8 +245,8 @@ fn figures(view: &View) -> Vec<Vec<String>> {
             vec![
                 signed(&row.rate, &cell.rate_mark, rate_marked),
                 row.mb_per_s.clone(),
-                row.service_p50.clone(),
-                signed(&row.response_p99, closed_sign, closed && open),
+                row.service_p50.text.clone(),
+                signed(&row.response_p99.text, closed_sign, closed && open),
                 row.lost.clone(),
                 row.us_per_msg.clone(),
                 signed(row.state, &cell.mark, false),
@@ -215,14 +256,14 @@ fn figures(view: &View) -> Vec<Vec<String>> {
 }
 
 /// Escape codes, or none.
-struct Style(bool);
+pub(super) struct Style(pub(super) bool);
 
 impl Style {
-    fn strong(&self, color: &str, text: &str) -> String {
+    pub(super) fn strong(&self, color: &str, text: &str) -> String {
         self.code(&format!("1;{color}"), text)
     }
 
-    fn dim(&self, text: &str) -> String {
+    pub(super) fn dim(&self, text: &str) -> String {
         self.code("2", text)
     }
 

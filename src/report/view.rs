@@ -7,29 +7,40 @@
 
 mod balance;
 pub mod cell;
+pub mod checks;
+pub mod figure;
 mod head;
 pub mod merged;
-mod method;
+pub(super) mod method;
 pub mod series;
+pub mod waiting;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::measure::histogram::Metric;
 use crate::record::document::{Outcome, Record};
 use crate::record::event::CellRef;
 use crate::record::fold::Run;
 use crate::units::{human_ns, human_rate, thousands};
 use cell::{CellView, RateKind};
+use figure::Figure;
 pub use head::{Head, Next, Stamp, VerdictView};
 pub use method::{Config, Method};
 
 use super::clean;
 
+/// The stamp of every rendering of a run whose driver and servers shared a host.
+pub const SHARED_HOST: &str = "shared host: compare within this run only";
+
 /// Everything a rendering says.
 #[derive(Debug, Clone, Serialize)]
 pub struct View<'a> {
-    /// The record as it is, for the formats that are data.
+    /// The run, for the formats that are data.
+    #[serde(skip)]
+    pub run: &'a Run,
+    /// Its record as it is, for the same.
     #[serde(skip)]
     pub record: &'a Record,
     /// Where the HTML report stands, for the last lines of the text.
@@ -85,7 +96,7 @@ pub struct ExpectationView {
     /// With its unit.
     pub limit: String,
     /// With its unit, `-` where nothing could be measured.
-    pub measured: String,
+    pub measured: Figure,
     /// `pass`, `fail`, `inconclusive`.
     pub result: &'static str,
     /// Which trial decided, or why it is inconclusive.
@@ -130,12 +141,13 @@ impl<'a> View<'a> {
         let partial = head::partial(run, record);
         let verdict = head::verdict(record, &cells);
         Self {
+            run,
             record,
             report_path: None,
             color: false,
             head: head::head(run, record),
             next: head::next(run, record, &cells, partial.is_some()),
-            stamps: head::stamps(run, &cells, partial.as_deref()),
+            stamps: head::stamps(&cells, partial.as_deref()),
             partial,
             answer: clean::line(answer),
             verdict,
@@ -154,6 +166,24 @@ impl<'a> View<'a> {
     pub fn report_at(mut self, path: &str) -> Self {
         self.report_path = Some(clean::line(path));
         self
+    }
+
+    /// How to read the checks of the cells: name and explanation, each once.
+    pub fn reading(&self) -> Vec<(&'static str, &'static str)> {
+        let mut all = Vec::new();
+        for check in self.cells.iter().flat_map(|cell| &cell.checks) {
+            let entry = (check.name, check.why);
+            if !check.why.is_empty() && !all.contains(&entry) {
+                all.push(entry);
+            }
+        }
+        all
+    }
+
+    /// Greyed figures stand in the table that text and Markdown have.
+    pub fn grey_in_table(&self) -> bool {
+        let grey = |cell: &CellView| cell.row.service_p50.grey || cell.row.response_p99.grey;
+        self.cells.iter().any(grey)
     }
 
     /// Allows the text to use bold, dim and the colour of the verdict.
@@ -187,7 +217,7 @@ fn mark_cells(cells: &mut [CellView], shared_host: bool, rate_head: &str) -> Vec
         }
     };
     if shared_host {
-        add("0", "compare within this table only");
+        add("0", SHARED_HOST);
     }
     if cells.iter().any(|cell| cell.closed_loop) {
         add(
@@ -240,9 +270,13 @@ fn expectations(
                     .find(|cell| cell.id == expectation.cell)
                     .map_or_else(|| clean::line(&expectation.cell), |cell| cell.name.clone()),
                 limit: quantity(name, expectation.limit),
-                measured: expectation
-                    .value
-                    .map_or("-".into(), |value| quantity(name, value)),
+                measured: expectation.value.map_or_else(
+                    || Figure::plain("-"),
+                    |value| {
+                        let grey = rests_on_few(record, &expectation.cell, name);
+                        Figure::of(quantity(name, value), grey)
+                    },
+                ),
                 result: outcome_word(expectation.result),
                 reason: expectation
                     .reason
@@ -252,6 +286,20 @@ fn expectations(
             }
         })
         .collect()
+}
+
+/// A quantile of a usable trial that has too few samples above it to be printed plainly.
+fn rests_on_few(record: &Record, cell: &str, name: &str) -> bool {
+    let Some(pick) = figure::named(name) else {
+        return false;
+    };
+    let metric = Metric::ALL
+        .into_iter()
+        .find(|metric| name.split('.').next() == Some(metric.name()));
+    let trials = record.cells.iter().filter(|c| c.id == cell);
+    let mut usable = trials.flat_map(|c| &c.trials).filter(|t| t.status.usable());
+    metric
+        .is_some_and(|metric| usable.any(|t| figure::is_grey(merged::of(&t.latency, metric), pick)))
 }
 
 /// A value in the unit of the expectation's name (contract: latency quantiles have a quantile

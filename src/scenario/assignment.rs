@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::model::{
-    Ack, CellSpec, ConsumerKind, Deliver, Layout, Length, Payload, PublishMode, Rate, Share,
+    Ack, Arrivals, CellSpec, ConsumerKind, Deliver, Layout, Length, Pacing, Payload, PublishMode,
+    Rate, Share,
 };
 use crate::units::as_ns;
 
@@ -81,6 +82,10 @@ pub struct Assignment {
     pub payload: Payload,
     /// Pace of the cell.
     pub rate: Rate,
+    /// How messages are spread in open loop.
+    pub arrivals: Arrivals,
+    /// How to wait for what is due.
+    pub pacing: Pacing,
     /// Warm-up before the window; zero with message counts.
     pub warmup: Duration,
     /// How long.
@@ -257,7 +262,9 @@ pub fn plan(spec: &CellSpec, run: u64, trial: u32, seed: u64) -> TrialPlan {
                 message_id: spec.publish.message_id,
                 publish_timeout: spec.publish.timeout,
                 payload: load.payload.clone(),
-                rate: load.rate,
+                rate: load.rate.clone(),
+                arrivals: load.arrivals,
+                pacing: load.pacing,
                 warmup: match load.length {
                     Length::Duration(_) => spec.warmup,
                     Length::Messages(_) => Duration::ZERO,
@@ -413,15 +420,6 @@ fn add(consumers: &mut Vec<ConsumerPlan>, plan: ConsumerPlan) {
     }
 }
 
-/// When message number `index` of publisher `id` is due, in ns after the start: the publishers of
-/// a cell take turns, so that their sum is one evenly spaced series.
-pub fn due_ns(index: u64, id: u32, publishers: u32, rate_per_s: f64) -> u64 {
-    let place = u128::from(index) * u128::from(publishers) + u128::from(id);
-    // A rate in millionths per second is an integer, which keeps the spacing exact for years.
-    let rate_micro = (rate_per_s * 1e6).round().max(1.0) as u128;
-    u64::try_from(place * 1_000_000_000_000_000 / rate_micro).unwrap_or(u64::MAX)
-}
-
 /// The window of a trial with a duration, after the start: (start, end) in ns.
 pub fn planned_window(assignment: &Assignment) -> Option<(u64, u64)> {
     match assignment.length {
@@ -440,27 +438,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn publishers_together_make_one_even_series(publishers in 1u32..20, rate in 1.0f64..1e6) {
-            let mut all: Vec<u64> = (0..publishers)
-                .flat_map(|id| (0..10).map(move |i| due_ns(i, id, publishers, rate)))
-                .collect();
-            all.sort_unstable();
-            let gap = 1e9 / rate;
-            for pair in all.windows(2) {
-                prop_assert!(((pair[1] - pair[0]) as f64 - gap).abs() <= 1.0 + gap * 1e-6);
-            }
-        }
-
-        #[test]
         fn shares_of_a_pod_add_up(messages in 0u64..10_000, publishers in 1u32..30) {
             let sum: u64 = (0..publishers).filter_map(|k| messages_of(Length::Messages(messages), publishers, k)).sum();
             prop_assert_eq!(sum, messages);
         }
-    }
-
-    #[test]
-    fn a_rate_stays_exact_over_a_day() {
-        let day = 86_400;
-        assert_eq!(due_ns(3_000 * day, 0, 1, 3_000.0) / 1_000, day * 1_000_000);
     }
 }

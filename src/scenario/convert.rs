@@ -3,33 +3,40 @@
 
 mod consumer;
 mod expect;
+mod replay;
 mod stream;
 mod target;
 mod workload;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 use super::check::Check;
 use super::decode::decode;
 use super::diagnostic::Findings;
-use super::model::CellSpec;
+use super::model::{CellSpec, Target};
 use super::rules;
 use super::tree::Table;
 use super::wire;
+
+pub(super) use replay::Beside;
 
 /// Repeats of each cell when the scenario does not say.
 pub(super) const DEFAULT_REPEAT: u32 = 5;
 const DEFAULT_WARMUP: Duration = Duration::from_secs(5);
 
-/// Converts one cell; errors go to `check`. `base` is the directory of the scenario file.
-pub(super) fn cell(check: &mut Check<'_, '_>, wire: wire::Scenario, base: &Path) -> CellSpec {
+/// Converts one cell; errors go to `check`. `beside` holds what lies beside the scenario file.
+pub(super) fn cell(
+    check: &mut Check<'_, '_>,
+    wire: wire::Scenario,
+    beside: &mut Beside<'_>,
+) -> CellSpec {
     not_yet(check, &wire);
     let target = target::convert(check, wire.target);
     let stream = stream::convert(check, wire.stream);
     let publish = stream::publish(check, wire.publish);
-    let workload = workload::convert(check, &wire.workload, &wire.consumer, &stream, base);
+    let nobody_reads = matches!(target, Target::Stub(_)) || consumer::is_none(&wire.consumer);
+    let workload = workload::convert(check, &wire.workload, nobody_reads, &stream, beside);
     let consumer = consumer::convert(check, &wire.consumer, &workload, publish.mode);
     let (expect, absences) = expect::convert(check, &wire.expect);
     let spec = CellSpec {

@@ -120,6 +120,9 @@ fn resolve<'i>(
     if tree::get(&tree, "stream.existing").is_some() {
         fixed_axes(&axes, "stream", "a stream that is there", findings);
     }
+    if tree::text(&tree, "target.kind") == Some("stub") {
+        fixed_axes(&axes, "stream", "a stub, which has no streams", findings);
+    }
     let excludes = matrix::excludes(&tree, findings);
     for exclude in &excludes {
         decode::<wire::Scenario>(exclude, findings, &mut BTreeSet::new());
@@ -226,7 +229,7 @@ fn lay_flags<'i>(
     let Some(layer) = overlay::external_layer(&external) else {
         return laid;
     };
-    // What the scenario says of embedded servers is checked, though not applied. External ones are
+    // What the scenario says of another target is checked, though not applied. External ones are
     // checked with the address that the command line gives them.
     let axes = matrix::axes(tree, &mut Findings::default());
     let chosen = "a target that the command line chose";
@@ -296,7 +299,7 @@ fn judge_head(
 
 fn cells(source: &Source, drafts: &[Draft<'_>], findings: &mut Findings) -> Vec<Cell> {
     let base = source.path.as_deref().and_then(Path::parent);
-    let base = base.unwrap_or(Path::new(""));
+    let mut beside = convert::Beside::new(base.unwrap_or(Path::new("")));
     let mut cells = Vec::with_capacity(drafts.len());
     for draft in drafts {
         let mut broken = BTreeSet::new();
@@ -306,7 +309,7 @@ fn cells(source: &Source, drafts: &[Draft<'_>], findings: &mut Findings) -> Vec<
             findings: &mut *findings,
             broken,
         };
-        let spec = convert::cell(&mut check, wire, base);
+        let spec = convert::cell(&mut check, wire, &mut beside);
         cells.push(Cell {
             id: draft.id.clone(),
             factors: draft.factors.clone(),

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::program::Program;
 use crate::secret::Secret;
 
 /// A scenario after profile, `--set` and matrix were applied: a head and its cells.
@@ -70,6 +72,27 @@ pub enum Target {
     Embedded(Embedded),
     /// They are there already.
     External(External),
+    /// No server: a stub in this process whose answers are known, to calibrate the driver.
+    Stub(Stub),
+}
+
+/// A stub that acks each publish after a known time and stores nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stub {
+    /// From the arrival of a publish to its ack.
+    pub delay: Duration,
+    /// When it stands still.
+    pub stall: Option<Stall>,
+}
+
+/// A stub stands still for the first `length` of each `every`, counted from the Unix epoch: it acks
+/// nothing then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stall {
+    /// How long.
+    pub length: Duration,
+    /// How often; longer than `length`.
+    pub every: Duration,
 }
 
 /// Servers that jsbench starts on loopback.
@@ -352,12 +375,30 @@ impl Payload {
 }
 
 /// How fast messages become due.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Rate {
     /// As fast as acks come back: closed loop.
     Max,
-    /// Messages per second, total of the cell: open loop.
-    Constant(f64),
+    /// At times of their own, total of the cell: open loop. Begins with the window.
+    Open(Arc<Program>),
+}
+
+/// How the messages of an open loop are spread over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrivals {
+    /// Evenly.
+    Uniform,
+    /// As a Poisson process: independent of each other.
+    Poisson,
+}
+
+/// How the driver waits for the next message of an open loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pacing {
+    /// By a timer: late by what it takes to be woken.
+    Sleep,
+    /// By looking at the clock again and again: hardly late, for a whole CPU per worker.
+    Spin,
 }
 
 /// How long load runs.
@@ -393,6 +434,10 @@ pub struct Workload {
     pub payload: Payload,
     /// How fast, total of the cell.
     pub rate: Rate,
+    /// How messages are spread in open loop.
+    pub arrivals: Arrivals,
+    /// How the driver waits for what is due in open loop.
+    pub pacing: Pacing,
     /// How long.
     pub length: Length,
     /// Client library.

@@ -216,6 +216,15 @@ fn displace(base: &mut Table, layer: &Table) {
             tree::remove(base, &format!("matrix.{other}"));
         }
     }
+    if tree::text(layer, "workload.rate") == Some("max") {
+        // Both need a rate.
+        for path in ["workload.arrivals", "workload.pacing"] {
+            if !sets(path) {
+                tree::remove(base, path);
+                tree::remove(base, &format!("matrix.{path}"));
+            }
+        }
+    }
     for table in ["target", "workload.payload", "consumer", "publish"] {
         let word = if table == "publish" { "mode" } else { "kind" };
         let Some(kind) = tree::text(layer, &format!("{table}.{word}")) else {
@@ -229,7 +238,7 @@ fn displace(base: &mut Table, layer: &Table) {
 }
 
 /// Keys of `[target]` that only embedded servers have.
-pub(super) const EMBEDDED_KEYS: [&str; 7] = [
+const EMBEDDED_KEYS: [&str; 7] = [
     "servers",
     "cpus",
     "memory",
@@ -239,7 +248,7 @@ pub(super) const EMBEDDED_KEYS: [&str; 7] = [
     "port",
 ];
 /// Keys of `[target]` that only servers have which are there already.
-pub(super) const EXTERNAL_KEYS: [&str; 10] = [
+const EXTERNAL_KEYS: [&str; 10] = [
     "urls",
     "context",
     "creds",
@@ -250,6 +259,14 @@ pub(super) const EXTERNAL_KEYS: [&str; 10] = [
     "tls",
     "monitor",
     "allow_faults",
+];
+/// Keys of `[target]` that only the stub has.
+const STUB_KEYS: [&str; 3] = ["delay", "stall", "stall_every"];
+/// The kinds of a target, each with the keys that no other has.
+pub(super) const TARGET_KEYS: [(&str, &[&str]); 3] = [
+    ("embedded", &EMBEDDED_KEYS),
+    ("external", &EXTERNAL_KEYS),
+    ("stub", &STUB_KEYS),
 ];
 /// Keys of `[consumer]` that need a durable on the server.
 pub(super) const DURABLE_KEYS: [&str; 6] = [
@@ -265,8 +282,11 @@ pub(super) const DURABLE_KEYS: [&str; 6] = [
 fn displaced_by(table: &str, kind: &str) -> Vec<&'static str> {
     let durable = |more: &[&'static str]| [&DURABLE_KEYS[..], more].concat();
     match (table, kind) {
-        ("target", "embedded") => EXTERNAL_KEYS.to_vec(),
-        ("target", "external") => EMBEDDED_KEYS.to_vec(),
+        ("target", kind) => TARGET_KEYS
+            .iter()
+            .filter(|(other, _)| *other != kind)
+            .flat_map(|(_, keys)| keys.iter().copied())
+            .collect(),
         ("workload.payload", "random") => vec!["path"],
         ("workload.payload", "file") => vec!["size", "compressible"],
         ("consumer", "none" | "core") => durable(&["ack", "deliver", "flow_control", "share"]),

@@ -4,12 +4,14 @@
 
 mod render;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::model::{
-    CellSpec, ConsumerKind, Layout, Length, PublishMode, Rate, Scenario, Share, Storage, Target,
+    Arrivals, CellSpec, ConsumerKind, Layout, Length, Pacing, PublishMode, Rate, Scenario, Share,
+    Storage, Target,
 };
-use crate::units::human_bytes;
+use crate::units::{NS_PER_S, as_ns, human_bytes, human_duration, short_rate};
 
 const MIB: u64 = 1024 * 1024;
 /// Bytes of `jsb.<id>.t<trial>.app<k>.type<j>`.
@@ -48,6 +50,10 @@ pub struct CellPlan {
     pub deliveries: u64,
     /// Closed loop: the numbers are what a fast server could reach, not what is known.
     pub at_most: bool,
+    /// Random arrivals: the numbers are means.
+    pub mean: bool,
+    /// How messages come due, where that is not evenly at one rate.
+    pub pace: Option<String>,
     /// Disk of all embedded servers together; `None` for servers that are elsewhere.
     pub disk_bytes: Option<u64>,
     /// Memory of the driver and of all embedded servers together.
@@ -112,10 +118,11 @@ pub fn plan(scenario: &Scenario, room: &Room) -> Plan {
     }
     let mut servers = scenario.cells.iter().map(|cell| match &cell.spec.target {
         Target::Embedded(e) => Duration::from_secs(if e.servers > 1 { 4 } else { 1 }),
-        Target::External(_) => Duration::ZERO,
+        Target::External(_) | Target::Stub(_) => Duration::ZERO,
     });
     plan.total += servers.next().unwrap_or_default();
-    plan.warnings.dedup();
+    let mut seen = BTreeSet::new();
+    plan.warnings.retain(|text| seen.insert(text.clone()));
     plan
 }
 
@@ -174,6 +181,7 @@ fn cell_plan(id: &str, spec: &CellSpec) -> CellPlan {
             (u64::from(embedded.servers) * SERVER_BYTES).saturating_add(stored - on_disk),
         ),
         Target::External(_) => (None, 0),
+        Target::Stub(_) => (Some(0), 0),
     };
     CellPlan {
         id: id.to_owned(),
@@ -181,14 +189,60 @@ fn cell_plan(id: &str, spec: &CellSpec) -> CellPlan {
         prefilled,
         deliveries: deliveries(spec, messages.saturating_add(prefilled)),
         at_most: is_open_ended(spec),
+        mean: is_poisson(spec) && matches!(spec.workload.length, Length::Duration(_)),
+        pace: pace(spec),
         disk_bytes,
         memory_bytes: driver.saturating_add(servers),
         trial: trial_time(spec),
     }
 }
 
+fn is_poisson(spec: &CellSpec) -> bool {
+    spec.workload.rate != Rate::Max && spec.workload.arrivals == Arrivals::Poisson
+}
+
+/// `1k/s for 10s, 5k/s for 10s: 20s, at most 5k/s, Poisson arrivals`
+fn pace(spec: &CellSpec) -> Option<String> {
+    let Rate::Open(program) = &spec.workload.rate else {
+        return None;
+    };
+    let mut text = program.text().to_owned();
+    let spins = spec.workload.pacing == Pacing::Spin;
+    if program.is_constant() {
+        if !is_poisson(spec) && !spins {
+            return None;
+        }
+    } else {
+        let length = human_duration(program.length());
+        let peak = short_rate(program.peak_per_s());
+        text = format!("{text}: {length}, at most {peak}");
+    }
+    if is_poisson(spec) {
+        text.push_str(", Poisson arrivals");
+    }
+    if spins {
+        text.push_str(", spinning");
+    }
+    Some(text)
+}
+
 /// Refuses what cannot fit, and warns of what might not.
 fn judge(plan: &mut Plan, spec: &CellSpec, cell: &CellPlan, room: &Room) {
+    if let (Rate::Open(program), Length::Duration(window)) =
+        (&spec.workload.rate, spec.workload.length)
+        && let Some(misfit) = program.misfit(window)
+    {
+        let text = program.text();
+        plan.warnings.push(format!("`{text}`: {misfit}"));
+    }
+    let pods = spec.workload.pods;
+    if spec.workload.pacing == Pacing::Spin && pods >= room.cpus {
+        plan.warnings.push(format!(
+            "workers that spin keep {pods} of the {} CPUs here busy: nothing is left for the rest of \
+             the driver, or for servers beside it",
+            room.cpus
+        ));
+    }
     let Target::Embedded(embedded) = &spec.target else {
         return;
     };
@@ -249,11 +303,15 @@ fn published(spec: &CellSpec, max_per_s: f64) -> u64 {
     match workload.length {
         Length::Messages(per_pod) => per_pod.saturating_mul(u64::from(workload.pods)),
         Length::Duration(window) => {
-            let per_s = match workload.rate {
-                Rate::Max => max_per_s,
-                Rate::Constant(per_s) => per_s,
+            let warmup_s = spec.warmup.as_secs_f64();
+            let messages = match &workload.rate {
+                Rate::Max => (spec.warmup + window).as_secs_f64() * max_per_s,
+                // Warm-up is load at the first rate.
+                Rate::Open(program) => {
+                    program.first_per_s() * warmup_s + program.count(as_ns(window))
+                }
             };
-            ((spec.warmup + window).as_secs_f64() * per_s).round() as u64
+            messages.round() as u64
         }
     }
 }
@@ -265,7 +323,8 @@ fn is_open_ended(spec: &CellSpec) -> bool {
 }
 
 /// An upper bound of what is published per second in closed loop: what has been seen of one
-/// server on fast hardware, 250 k small messages/s or 1.5 GB/s, a third of it with replicas.
+/// server on fast hardware, 250 k small messages/s or 1.5 GB/s, a third of it with replicas, eight
+/// times as much where nothing is stored.
 fn fast(spec: &CellSpec) -> f64 {
     let bound = (1.5e9 / (payload(spec) + 100) as f64).min(250_000.0);
     let bound = if spec.stream.replicas > 1 {
@@ -273,10 +332,26 @@ fn fast(spec: &CellSpec) -> f64 {
     } else {
         bound
     };
-    match spec.publish.mode {
+    let unstored =
+        if matches!(spec.target, Target::Stub(_)) || spec.publish.mode == PublishMode::Core {
+            8.0
+        } else {
+            1.0
+        };
+    let bound = match spec.publish.mode {
         PublishMode::Sync => bound.min(20_000.0 * publishers(spec)),
-        PublishMode::Async => bound,
-        PublishMode::Core => bound * 8.0,
+        PublishMode::Async | PublishMode::Core => bound,
+    };
+    (bound * unstored).min(acked_by_stub(spec))
+}
+
+/// What a stub that takes its time can ack per second: as much as may be in flight in each delay.
+fn acked_by_stub(spec: &CellSpec) -> f64 {
+    match &spec.target {
+        Target::Stub(stub) if !stub.delay.is_zero() && spec.publish.mode != PublishMode::Core => {
+            publishers(spec) * f64::from(spec.publish.window) / stub.delay.as_secs_f64()
+        }
+        _ => f64::INFINITY,
     }
 }
 
@@ -293,7 +368,8 @@ fn steady(spec: &CellSpec) -> f64 {
     let delivered = (200_000.0_f64).min(400e6 / (payload(spec) + 100) as f64) / fan_out.max(0.01);
     let bound = (bytes_per_s / (payload(spec) + 100) as f64)
         .min(per_s)
-        .min(delivered);
+        .min(delivered)
+        .min(acked_by_stub(spec));
     match spec.publish.mode {
         PublishMode::Sync => bound.min(sync_per_s * publishers(spec)),
         PublishMode::Async | PublishMode::Core => bound,
@@ -368,7 +444,7 @@ fn record_bytes(spec: &CellSpec) -> u64 {
 
 /// Bytes that one replica of all streams holds after so many messages, within their limits.
 fn stream_bytes(spec: &CellSpec, messages: u64) -> u64 {
-    if spec.publish.mode == PublishMode::Core {
+    if spec.publish.mode == PublishMode::Core || matches!(spec.target, Target::Stub(_)) {
         return 0;
     }
     let streams = streams(spec);
@@ -411,12 +487,15 @@ fn trial_time(spec: &CellSpec) -> Duration {
         Duration::from_secs_f64((messages as f64 / per_s.max(1e-6)).min(31e6))
     };
     let total = published(spec, 0.0);
-    let load = match (workload.publishers, workload.length, workload.rate) {
+    let load = match (workload.publishers, workload.length, &workload.rate) {
         (0, Length::Duration(limit), _) => {
             seconds(deliveries(spec, total_prefill(spec)), 200_000.0).min(limit)
         }
         (_, Length::Duration(window), _) => spec.warmup + window,
-        (_, Length::Messages(_), Rate::Constant(per_s)) => seconds(total, per_s),
+        (_, Length::Messages(_), Rate::Open(program)) => {
+            let last = total.saturating_sub(1) as f64;
+            seconds(program.due_ns(last), NS_PER_S as f64)
+        }
         (_, Length::Messages(_), Rate::Max) => seconds(total, steady(spec)),
     };
     let fill = seconds(total_prefill(spec), steady(spec));

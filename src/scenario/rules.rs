@@ -3,9 +3,11 @@
 
 use super::check::Check;
 use super::model::{
-    Absence, Ack, CellSpec, ConsumerKind, Deliver, Layout, Length, PublishMode, Rate, Retention,
-    Share, Storage, Target,
+    Absence, Ack, Arrivals, CellSpec, ConsumerKind, Deliver, Layout, Length, Pacing, PublishMode,
+    Rate, Retention, Share, Storage, Target, Workload,
 };
+use super::program::Program;
+use crate::units::{as_ns, human_duration, thousands};
 
 /// `limits.default_max_consumers` of nats-server 2.15.
 const MAX_CONSUMERS_PER_STREAM: u64 = 1_000;
@@ -16,6 +18,9 @@ const HEADER_BYTES: u64 = 64;
 
 /// Judges one cell.
 pub(super) fn judge(check: &mut Check<'_, '_>, spec: &CellSpec) {
+    // First: what the stub cannot do is not to be told again by other rules.
+    stub(check, spec);
+    pace(check, spec);
     replicas(check, spec);
     storage(check, spec);
     existing(check, spec);
@@ -27,6 +32,121 @@ pub(super) fn judge(check: &mut Check<'_, '_>, spec: &CellSpec) {
     retention(check, spec);
     consumers_per_stream(check, spec);
     payload(check, spec);
+}
+
+fn stub(check: &mut Check<'_, '_>, spec: &CellSpec) {
+    if !matches!(spec.target, Target::Stub(_)) {
+        return;
+    }
+    let (workload, kind) = (&spec.workload, check.written("consumer.kind", "none"));
+    let replicas = spec.stream.replicas;
+    let cannot = [
+        (
+            "workload.publishers",
+            workload.publishers == 0,
+            "a stub takes publishes, and there are no publishers".to_owned(),
+            "write `publishers = 1`",
+        ),
+        (
+            "workload.subscribers",
+            workload.subscribers > 0,
+            format!(
+                "a stub delivers nothing, and there are {} subscribers per pod",
+                workload.subscribers
+            ),
+            "write `subscribers = 0`, or take the key out",
+        ),
+        (
+            "consumer.kind",
+            spec.consumer.kind != ConsumerKind::None && check.is_set("consumer.kind"),
+            format!("a stub delivers nothing, and `consumer.kind` is {kind}"),
+            "write `kind = \"none\"`, or take the key out",
+        ),
+        (
+            "workload.prefill",
+            workload.prefill > 0,
+            "a stub stores nothing that could be filled in before".to_owned(),
+            "take `prefill` out",
+        ),
+        (
+            "stream.existing",
+            spec.stream.existing.is_some(),
+            "a stub stores nothing: there is no existing stream".to_owned(),
+            "take `existing` out, or write another `target.kind`",
+        ),
+        (
+            "stream.replicas",
+            replicas > 1,
+            format!("a stub stores nothing, and `stream.replicas` is {replicas}"),
+            "write `replicas = 1`, or take the key out",
+        ),
+    ];
+    for (path, wrong, message, cure) in cannot {
+        if wrong {
+            check.refuse(&[path, "target.kind"], message, cure);
+            check.broken.insert(path.to_owned());
+        }
+    }
+}
+
+fn pace(check: &mut Check<'_, '_>, spec: &CellSpec) {
+    let workload = &spec.workload;
+    let Rate::Open(program) = &workload.rate else {
+        if workload.arrivals == Arrivals::Poisson {
+            let rate = check.written("workload.rate", "max");
+            check.refuse(
+                &["workload.arrivals", "workload.rate"],
+                format!("Poisson arrivals need a rate, and `workload.rate` is {rate}"),
+                "write for example `rate = \"5k/s\"`, or take `arrivals` out",
+            );
+        }
+        if workload.pacing == Pacing::Spin {
+            let rate = check.written("workload.rate", "max");
+            check.refuse(
+                &["workload.pacing", "workload.rate"],
+                format!("a closed loop waits for no time, and `workload.rate` is {rate}"),
+                "write for example `rate = \"5k/s\"`, or take `pacing` out",
+            );
+        }
+        return;
+    };
+    if program.is_constant() || workload.publishers == 0 {
+        return;
+    }
+    match workload.length {
+        Length::Duration(window) if !window.is_zero() && program.count(as_ns(window)) <= 0.0 => check.refuse(
+            &["workload.rate", "workload.duration"],
+            format!(
+                "the rate is 0 for all of the window, {}: nothing would be sent in it",
+                human_duration(window)
+            ),
+            "make `duration` longer, or take it out: without it the window is as long as the program",
+        ),
+        Length::Messages(per_pod) if never_ends(workload, per_pod, program) => check.refuse(
+            &["workload.messages", "workload.rate"],
+            format!(
+                "the rate program ends with rate 0 after {} messages, so that `workload.messages` \
+                 may never be reached",
+                thousands(program.count(as_ns(program.length())) as u64)
+            ),
+            "write a last step with a rate above 0, or `duration` instead of `messages`",
+        ),
+        _ => {}
+    }
+}
+
+/// Whether some publisher's last message may never be due, in a program that ends with rate 0.
+fn never_ends(workload: &Workload, per_pod: u64, program: &Program) -> bool {
+    if program.last_per_s() > 0.0 || workload.arrivals == Arrivals::Poisson {
+        // How many arrive at random before the end is a matter of chance.
+        return program.last_per_s() <= 0.0;
+    }
+    // Publishers take turns over the whole cell; in each pod the first ones send one more.
+    let (pods, each) = (f64::from(workload.pods), u64::from(workload.publishers));
+    let last_in_pod = (per_pod + each - 1) % each;
+    let rounds = per_pod.saturating_sub(1) / each;
+    let last = rounds as f64 * pods * each as f64 + (pods - 1.0) * each as f64 + last_in_pod as f64;
+    program.due_ns(last) == u64::MAX
 }
 
 fn replicas(check: &mut Check<'_, '_>, spec: &CellSpec) {
@@ -345,6 +465,7 @@ fn retention(check: &mut Check<'_, '_>, spec: &CellSpec) {
         }
         Retention::Interest
             if spec.consumer.kind == ConsumerKind::None
+                && !matches!(spec.target, Target::Stub(_))
                 && !spec.absences.contains(&Absence::NoInterest) =>
         {
             check.refuse(

@@ -1,14 +1,17 @@
 //! Scenarios from text to cells, good and bad, as `load` gives them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::model::{
-    Absence, Ack, ConsumerKind, Length, Op, Payload, Quantity, Rate, Scenario, Share, SyncInterval,
-    Target,
+    Absence, Ack, Arrivals, ConsumerKind, Length, Op, Pacing, Payload, Quantity, Rate, Scenario,
+    Share, Stall, Stub, SyncInterval, Target,
 };
+use super::plan::{Room, plan};
+use super::program::Program;
 use super::{Diagnostics, ExternalTarget, Overrides, Source, load};
 
 fn source(text: &str) -> Source {
@@ -16,6 +19,10 @@ fn source(text: &str) -> Source {
         path: Some(PathBuf::from("scenario.toml")),
         text: text.to_owned(),
     }
+}
+
+fn constant(per_s: f64) -> Rate {
+    Rate::Open(Arc::new(Program::constant(per_s)))
 }
 
 fn sets(sets: &[&str]) -> Overrides {
@@ -133,7 +140,7 @@ fn the_first_axis_is_the_slowest_and_ids_follow_the_factors_alone() {
     assert_eq!(cell.factors["workload.rate"], "5k/s");
     assert_eq!(cell.spec.workload.pods, 6);
     assert_eq!(cell.spec.workload.apps, 6);
-    assert_eq!(cell.spec.workload.rate, Rate::Constant(5_000.0));
+    assert_eq!(cell.spec.workload.rate, constant(5_000.0));
 }
 
 #[test]
@@ -188,7 +195,7 @@ fn one_of_duration_and_messages_displaces_the_other() {
             .cells
             .iter()
             .all(|c| c.spec.workload.length == Length::Messages(100)
-                && c.spec.workload.rate == Rate::Constant(1_000.0))
+                && c.spec.workload.rate == constant(1_000.0))
     );
     let axis = good("[workload]\nmessages = 10\n[matrix]\nworkload.duration = [\"1s\", \"2s\"]\n");
     assert_eq!(
@@ -380,6 +387,321 @@ fn a_payload_file_is_found_beside_the_scenario() {
     let payload = &scenario.cells[0].spec.workload.payload;
     assert_eq!(payload.size_bytes(), 100);
     assert!(matches!(payload, Payload::File { path, .. } if path.is_file()));
+}
+
+/// A scenario file in a directory of its own, with `rates.csv` beside it.
+fn beside(csv: &str, text: &str) -> (tempfile::TempDir, Source) {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    std::fs::write(dir.path().join("rates.csv"), csv).expect("written");
+    let source = Source {
+        path: Some(dir.path().join("scenario.toml")),
+        text: text.to_owned(),
+    };
+    (dir, source)
+}
+
+fn program(scenario: &Scenario, cell: usize) -> &Program {
+    match &scenario.cells[cell].spec.workload.rate {
+        Rate::Open(program) => program,
+        Rate::Max => panic!("closed loop"),
+    }
+}
+
+#[test]
+fn a_program_brings_its_length_unless_another_is_written() {
+    let rate = "[workload]\nrate = \" 1k/s for 10s, ramp 1k/s to 5k/s over 20s \"\n";
+    let scenario = good(rate);
+    let (spec, program) = (&scenario.cells[0].spec, program(&scenario, 0));
+    assert_eq!(
+        spec.workload.length,
+        Length::Duration(Duration::from_secs(30))
+    );
+    assert_eq!(program.text(), "1k/s for 10s, ramp 1k/s to 5k/s over 20s");
+    assert!((program.count(30_000_000_000) - 70_000.0).abs() < 1e-6);
+    for (more, length) in [
+        (
+            "duration = \"4s\"\n",
+            Length::Duration(Duration::from_secs(4)),
+        ),
+        ("messages = 7\n", Length::Messages(7)),
+    ] {
+        let scenario = good(&format!("{rate}{more}"));
+        assert_eq!(scenario.cells[0].spec.workload.length, length);
+    }
+    let pause = good("[workload]\nrate = \"0/s for 5s, 100/s for 5s\"\n");
+    assert_eq!(
+        pause.cells[0].spec.workload.length,
+        Length::Duration(Duration::from_secs(10))
+    );
+}
+
+#[test]
+fn rates_are_replayed_from_a_file_beside_the_scenario() {
+    let (_dir, source) = beside(
+        "t_s,host,rate_per_s\n1700000000,a,100\n1700000010,a,0\n1700000020,a,300\n",
+        "name = \"t\"\n[workload]\nrate = \"replay rates.csv\"\n",
+    );
+    let scenario = load(&source, &Overrides::default()).unwrap_or_else(|e| panic!("{e}"));
+    let program = program(&scenario, 0);
+    assert_eq!(program.text(), "replay rates.csv");
+    assert_eq!(program.length(), Duration::from_secs(30));
+    assert!((program.count(30_000_000_000) - 4_000.0).abs() < 1e-6);
+    assert_eq!(
+        scenario.cells[0].spec.workload.length,
+        Length::Duration(Duration::from_secs(30))
+    );
+}
+
+const RATES: &str = r#"
+name = "r"
+
+[matrix]
+workload.rate = ["5k/s", "1k/s for 10s, 5k/s for 10s", "ramp 0/s to 20k/s over 1m", "replay rates.csv"]
+workload.arrivals = ["uniform", "poisson"]
+"#;
+
+#[test]
+fn programs_and_arrivals_are_axes() {
+    let (_dir, source) = beside("t_s,rate_per_s\n0,1\n1,2\n", RATES);
+    let scenario = load(&source, &Overrides::default()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(
+        ids(&scenario),
+        [
+            "uniform-rate-5k-s",
+            "poisson-rate-5k-s",
+            "uniform-rate-1k-s-for-10s-5k-s-for-10s",
+            "poisson-rate-1k-s-for-10s-5k-s-for-10s",
+            "uniform-rate-ramp-0-s-to-20k-s-over-1m",
+            "poisson-rate-ramp-0-s-to-20k-s-over-1m",
+            "uniform-rate-replay-rates-csv",
+            "poisson-rate-replay-rates-csv",
+        ]
+    );
+    let lengths: Vec<_> = scenario.cells[4..]
+        .iter()
+        .map(|c| c.spec.workload.length)
+        .collect();
+    let seconds = |s| Length::Duration(Duration::from_secs(s));
+    assert_eq!(lengths, [seconds(60), seconds(60), seconds(2), seconds(2)]);
+    assert_eq!(scenario.cells[3].spec.workload.arrivals, Arrivals::Poisson);
+    let (Rate::Open(one), Rate::Open(other)) = (
+        &scenario.cells[6].spec.workload.rate,
+        &scenario.cells[7].spec.workload.rate,
+    ) else {
+        panic!("replays")
+    };
+    assert!(Arc::ptr_eq(one, other), "the file is read once");
+
+    let filtered = Overrides {
+        filter: vec!["rate=1k/s?for* arrivals=poisson".to_owned()],
+        ..Overrides::default()
+    };
+    for overrides in [Overrides::default(), filtered] {
+        let first = load(&source, &overrides).unwrap_or_else(|e| panic!("{e}"));
+        let again = Source {
+            text: first.resolved_toml.clone(),
+            ..source.clone()
+        };
+        let second = load(&again, &Overrides::default()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(format!("{:?}", first.cells), format!("{:?}", second.cells));
+        assert_eq!(first.resolved_toml, second.resolved_toml);
+    }
+}
+
+#[test]
+fn a_long_program_has_a_legal_id() {
+    let steps: Vec<String> = (1..40).map(|n| format!("{n}k/s for {n}s")).collect();
+    let scenario = good(&format!(
+        "[matrix]\nworkload.rate = [\"{0}\", \"{0}, 1/s for 1s\"]\n",
+        steps.join(", ")
+    ));
+    let ids = ids(&scenario);
+    assert_eq!(ids.len(), 2);
+    for id in ids {
+        assert!(id.len() <= 64 && id.starts_with("rate-1k-s-for-1s-2k-s-for-2s-"));
+        assert!(
+            id.chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        );
+    }
+}
+
+#[test]
+fn a_closed_loop_displaces_the_arrivals_below_it() {
+    let text = "name = \"t\"\n[workload]\nrate = \"5k/s\"\narrivals = \"poisson\"\n";
+    let closed = good_with(text, &sets(&["workload.rate=max"]));
+    assert_eq!(closed.cells[0].spec.workload.arrivals, Arrivals::Uniform);
+    let axis = good_with(text, &sets(&["matrix.workload.rate=[\"max\", \"1k/s\"]"]));
+    let arrivals: Vec<_> = axis
+        .cells
+        .iter()
+        .map(|c| c.spec.workload.arrivals)
+        .collect();
+    assert_eq!(arrivals, [Arrivals::Uniform, Arrivals::Poisson]);
+    let both = sets(&["workload.rate=max", "workload.arrivals=poisson"]);
+    assert_eq!(bad_with(text, &both).len(), 1);
+}
+
+#[test]
+fn only_what_waits_can_spin() {
+    let text = "name = \"t\"\n[workload]\nrate = \"5k/s\"\npacing = \"spin\"\n";
+    let pacing = |set: &str| good_with(text, &sets(&[set])).cells[0].spec.workload.pacing;
+    assert_eq!(pacing("trials.repeat=1"), Pacing::Spin);
+    assert_eq!(pacing("workload.rate=max"), Pacing::Sleep);
+    let both = sets(&["workload.rate=max", "workload.pacing=spin"]);
+    assert_eq!(bad_with(text, &both).len(), 1);
+    let room = Room {
+        cpus: 2,
+        memory_free_bytes: 1 << 34,
+        disk_free_bytes: 1 << 40,
+    };
+    let warnings = |pods: &str| {
+        let scenario = good_with(text, &sets(&["target=stub", pods]));
+        plan(&scenario, &room).warnings
+    };
+    assert!(warnings("workload.pods=1").is_empty());
+    assert!(warnings("workload.pods=2")[0].contains("2 of the 2 CPUs"));
+}
+
+#[test]
+fn a_program_of_messages_must_reach_them() {
+    let of = |pods: u32, publishers: u32, messages: u64| {
+        format!(
+            "[workload]\nrate = \"9/s for 1s, 0/s for 1s\"\npods = {pods}\n\
+             publishers = {publishers}\nmessages = {messages}\n"
+        )
+    };
+    good(&of(1, 1, 9));
+    good(&of(3, 3, 3));
+    good(&of(1, 4, 9));
+    // 8 messages in all: of two pods with turns 0 to 2 and 3 to 5, the last takes its second turn
+    // as the tenth of the cell, which is never due.
+    for (pods, publishers, messages) in [(1, 1, 10), (3, 3, 4), (2, 3, 4)] {
+        let text = format!("name = \"t\"\n{}", of(pods, publishers, messages));
+        let errors = bad(&text);
+        assert!(
+            errors.to_string().contains("may never be reached"),
+            "{errors}"
+        );
+    }
+    let chance = format!("name = \"t\"\n{}arrivals = \"poisson\"\n", of(1, 1, 2));
+    assert_eq!(bad(&chance).len(), 1);
+}
+
+#[test]
+fn a_stub_has_publishers_alone() {
+    let scenario = good_with("name = \"t\"\ntarget = \"stub\"\n", &Overrides::default());
+    let spec = &scenario.cells[0].spec;
+    assert_eq!(spec.target, Target::Stub(Stub::default()));
+    assert_eq!(
+        (spec.workload.publishers, spec.workload.subscribers),
+        (1, 0)
+    );
+    assert_eq!(spec.consumer.kind, ConsumerKind::None);
+    let slow = good(
+        "[target]\nkind = \"stub\"\ndelay = \"1ms\"\nstall = \"200ms\"\nstall_every = \"2s\"\n\
+         [publish]\nmode = \"core\"\n[stream]\nretention = \"interest\"\n[consumer]\nkind = \"none\"\n",
+    );
+    assert_eq!(
+        slow.cells[0].spec.target,
+        Target::Stub(Stub {
+            delay: Duration::from_millis(1),
+            stall: Some(Stall {
+                length: Duration::from_millis(200),
+                every: Duration::from_secs(2),
+            }),
+        })
+    );
+    let delays = good("[target]\nkind = \"stub\"\n[matrix]\ntarget.delay = [\"0s\", \"1ms\"]\n");
+    assert_eq!(ids(&delays), ["delay-0s", "delay-1ms"]);
+}
+
+#[test]
+fn a_stub_displaces_and_is_displaced() {
+    let embedded = "name = \"t\"\n[target]\nservers = 3\nencryption = \"aes\"\n";
+    let scenario = good_with(embedded, &sets(&["target.kind=stub", "target.delay=2ms"]));
+    assert!(matches!(&scenario.cells[0].spec.target, Target::Stub(s) if s.delay.as_millis() == 2));
+    let stub = "name = \"t\"\n[target]\nkind = \"stub\"\ndelay = \"1ms\"\n";
+    let scenario = good_with(stub, &sets(&["target.kind=embedded"]));
+    assert!(matches!(scenario.cells[0].spec.target, Target::Embedded(_)));
+    let server = Overrides {
+        external: Some(ExternalTarget {
+            urls: vec!["nats://127.0.0.1:4222".to_owned()],
+            context: None,
+        }),
+        ..Overrides::default()
+    };
+    let scenario = good_with(stub, &server);
+    assert!(matches!(scenario.cells[0].spec.target, Target::External(_)));
+    assert_eq!(scenario.cells[0].spec.workload.subscribers, 1);
+    let broken = format!("{stub}stall = \"1s\"\n");
+    assert_eq!(bad_with(&broken, &server).len(), 1, "checked all the same");
+}
+
+#[test]
+fn a_rate_that_cannot_be_read_is_told_with_place_and_cure() {
+    let text = r#"name = "t"
+
+[matrix]
+workload.rate = [
+    "1k/s for 10s, 5k/s",
+    "1k/s fro 10s",
+    "1k/s for 10",
+    "1k for 10s",
+    "0/s for 10s, 0/s for 5s",
+    "ramp 1k/s to 20k/s over 0s",
+    "ramp 1k/s to 20k/s",
+    "replay",
+    "0/s",
+]
+"#;
+    insta::assert_snapshot!("bad_rates", bad(text).render(false));
+}
+
+#[test]
+fn a_rate_file_that_cannot_be_replayed_is_told_with_its_line_and_a_cure() {
+    let files: [(&str, &[u8]); 13] = [
+        ("binary.csv", b"t_s,rate_per_s\n0,1\n\xff\xfe,2\n"),
+        ("empty.csv", b""),
+        ("columns.csv", b"time;rate\n0;1\n"),
+        ("ragged.csv", b"t_s,rate_per_s\n0,1\n1\n"),
+        ("words.csv", b"t_s,rate_per_s\n0,1\n1,5k/s\n"),
+        ("negative.csv", b"t_s,rate_per_s\n0,1\n1,-5\n"),
+        ("endless.csv", b"t_s,rate_per_s\n0,1\n1,inf\n"),
+        ("back.csv", b"t_s,rate_per_s\n0,1\n1,1\n0.5,1\n"),
+        ("twice.csv", b"t_s,rate_per_s\n0,1\n0,1\n"),
+        (
+            "gap.csv",
+            b"t_s,rate_per_s\n1700000000,1\n1700000010,1\n1700000050,1\n",
+        ),
+        ("uneven.csv", b"t_s,rate_per_s\n0,1\n10,1\n11,1\n"),
+        ("silent.csv", b"t_s,rate_per_s\n0,0\n1,0\n"),
+        ("short.csv", b"t_s,rate_per_s\n0,1\n"),
+    ];
+    let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+    let values: Vec<String> = names
+        .iter()
+        .chain(&["nowhere.csv", "."])
+        .map(|name| format!("    \"replay {name}\",\n"))
+        .collect();
+    let text = format!(
+        "name = \"t\"\n\n[matrix]\nworkload.rate = [\n{}]\nworkload.pods = [1, 2]\n",
+        values.concat()
+    );
+    let (dir, source) = beside("", &text);
+    for (name, bytes) in files {
+        std::fs::write(dir.path().join(name), bytes).expect("written");
+    }
+    let errors = load(&source, &Overrides::default()).expect_err("bad files");
+    assert_eq!(
+        errors.len(),
+        15,
+        "each once, whatever the other axes\n{errors}"
+    );
+    let shown = errors
+        .render(false)
+        .replace(&dir.path().display().to_string(), "DIR");
+    insta::assert_snapshot!("bad_rate_files", shown);
 }
 
 #[test]
@@ -598,6 +920,96 @@ const REFUSED: &[(&str, &str)] = &[
         "[workload]\nduration = \"0s\"\n",
         "`workload.duration` is 0s",
     ),
+    (
+        "[workload]\narrivals = \"poisson\"\n",
+        "Poisson arrivals need a rate, and `workload.rate` is max by default",
+    ),
+    (
+        "[workload]\nrate = \"max\"\narrivals = \"poisson\"\n",
+        "Poisson arrivals need a rate",
+    ),
+    (
+        "[workload]\nrate = \"0/s for 5s, 1k/s for 5s\"\nduration = \"5s\"\n",
+        "the rate is 0 for all of the window",
+    ),
+    (
+        "[workload]\nrate = \"1k/s for 5s\"\nduration = \"0s\"\n",
+        "`workload.duration` is 0s",
+    ),
+    (
+        "[workload]\npublishers = 0\nprefill = 10\nrate = \"1k/s for 5s\"\n",
+        "no publishers to keep it",
+    ),
+    ("[workload]\nrate = \"0/s\"\n", "it is not above zero"),
+    ("[workload]\narrivals = \"normal\"\n", "`normal` is not one"),
+    (
+        "[target]\ndelay = \"1ms\"\n",
+        "belongs to a stub target, and this one is embedded",
+    ),
+    (
+        "[target]\nkind = \"stub\"\nencryption = \"aes\"\n",
+        "belongs to an embedded target, and this one is stub",
+    ),
+    (
+        "[target]\nkind = \"stub\"\nurls = [\"nats://a\"]\n",
+        "belongs to an external target",
+    ),
+    (
+        "[target]\nkind = \"stub\"\nstall = \"1s\"\n",
+        "says how long, and not how often",
+    ),
+    (
+        "[target]\nkind = \"stub\"\nstall_every = \"1s\"\n",
+        "says how often, and not how long",
+    ),
+    (
+        "[target]\nkind = \"stub\"\nstall = \"1s\"\nstall_every = \"1s\"\n",
+        "stands still for 1s of every 1s",
+    ),
+    (
+        "[target]\nkind = \"stub\"\nstall = \"0s\"\nstall_every = \"1s\"\n",
+        "`target.stall` is 0s",
+    ),
+    (
+        "[target]\nkind = \"stub\"\nstall = \"1s\"\nstall_every = \"0s\"\n",
+        "`target.stall_every` is 0s",
+    ),
+    (
+        "[target]\nkind = \"stub\"\ndelay = \"1\"\n",
+        "it has no unit",
+    ),
+    (
+        "[target]\nkind = \"stub\"\n[consumer]\nkind = \"pull\"\n",
+        "a stub delivers nothing, and `consumer.kind` is pull",
+    ),
+    (
+        "[target]\nkind = \"stub\"\n[workload]\nsubscribers = 2\n",
+        "there are 2 subscribers per pod",
+    ),
+    (
+        "[target]\nkind = \"stub\"\n[consumer]\nkind = \"none\"\n[workload]\nsubscribers = 2\n",
+        "there are 2 subscribers per pod",
+    ),
+    (
+        "[target]\nkind = \"stub\"\n[workload]\nprefill = 2\n",
+        "a stub stores nothing that could be filled in",
+    ),
+    (
+        "[target]\nkind = \"stub\"\n[workload]\npublishers = 0\n",
+        "there are no publishers",
+    ),
+    (
+        "[target]\nkind = \"stub\"\n[stream]\nreplicas = 3\n",
+        "`stream.replicas` is 3",
+    ),
+    (
+        "[target]\nkind = \"stub\"\n[stream]\nexisting = \"S\"\n[publish]\nsubject = \"a.b\"\n",
+        "there is no existing stream",
+    ),
+    (
+        "[target]\nkind = \"stub\"\n[matrix]\nstream.storage = [\"file\", \"memory\"]\n",
+        "cannot change a stub",
+    ),
     ("[workload]\napps = 3\n", "3 apps and 1 pods"),
     (
         "[workload]\nconnections = 9\n",
@@ -651,11 +1063,7 @@ const NOT_YET: &[&str] = &[
     "[workload]\npath = \"http\"\n",
     "[workload]\nworkers = \"process\"\n",
     "[workload]\nworkers = \"pod\"\n",
-    "[workload]\narrivals = \"poisson\"\n",
     "[workload]\nclient = \"wire\"\n",
-    "[workload]\nrate = \"1k/s for 10s, 5k/s for 10s\"\n",
-    "[workload]\nrate = \"ramp 1k/s to 20k/s over 60s\"\n",
-    "[workload]\nrate = \"replay rates.csv\"\n",
     "[http]\npreset = \"kyma\"\n",
     "[search]\n",
     "[[fault]]\nkind = \"kill\"\non = \"stream-leader\"\nat = \"10s\"\nfor = \"5s\"\n",

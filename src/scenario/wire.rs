@@ -1,20 +1,21 @@
 //! The shape of a scenario file: serde structs of optional values, so that a value that cannot be
 //! read takes nothing else with it. Defaults and meaning belong to `convert`.
 
+mod rates;
 mod written;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+pub(super) use rates::RateText;
 pub(super) use written::{
-    Arrivals, Bytes, Choice, Compression, CountLimit, Discard, LatencyLimit, Limit, Path, Payload,
-    PayloadKind, PayloadTable, Persist, RateLimit, RateText, Span, TargetKind, Text, Words,
-    Workers,
+    Bytes, Choice, Compression, CountLimit, Discard, LatencyLimit, Limit, Path, Payload,
+    PayloadKind, PayloadTable, Persist, RateLimit, Span, TargetKind, Text, Words, Workers,
 };
 
 use super::model::{
-    Absence, Ack, ClientKind, ConsumerKind, Deliver, Encryption, Layout, PublishMode, Retention,
-    Share, Storage, SyncInterval,
+    Absence, Ack, Arrivals, ClientKind, ConsumerKind, Deliver, Encryption, Layout, Pacing,
+    PublishMode, Retention, Share, Storage, SyncInterval,
 };
 
 /// The whole file, and any overlay of it.
@@ -63,6 +64,9 @@ pub(super) struct Target {
     pub(super) tls: Option<Tls>,
     pub(super) monitor: Option<Vec<String>>,
     pub(super) allow_faults: Option<bool>,
+    pub(super) delay: Option<Text<Span>>,
+    pub(super) stall: Option<Text<Span>>,
+    pub(super) stall_every: Option<Text<Span>>,
 }
 
 /// `[target.tls]`
@@ -138,6 +142,7 @@ pub(super) struct Workload {
     pub(super) payload: Option<Payload>,
     pub(super) rate: Option<Text<RateText>>,
     pub(super) arrivals: Option<Text<Choice<Arrivals>>>,
+    pub(super) pacing: Option<Text<Choice<Pacing>>>,
     pub(super) duration: Option<Text<Span>>,
     pub(super) messages: Option<u64>,
     pub(super) client: Option<Text<Choice<ClientKind>>>,

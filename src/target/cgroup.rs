@@ -71,17 +71,46 @@ fn quota_us(cpus: f64) -> u64 {
 
 /// The two interfaces of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
+pub(super) enum Version {
+    /// A hierarchy for each controller.
     V1,
+    /// One for all.
     V2,
 }
 
-/// Where a controller's cgroups are made.
+/// Where a controller's cgroups are.
 #[derive(Debug, PartialEq, Eq)]
-struct Place {
-    version: Version,
+pub(super) struct Place {
+    pub(super) version: Version,
+    /// Where the hierarchy is mounted.
+    mount: PathBuf,
     /// jsbench's own cgroup in it.
     own: PathBuf,
+}
+
+impl Place {
+    /// jsbench's own place under `controller`; an error in words where there is none.
+    pub(super) fn find(controller: &str) -> Result<Self, String> {
+        let (mounts, own) = hierarchies();
+        place(controller, &mounts, &own)
+    }
+
+    #[cfg(test)]
+    pub(super) fn at(version: Version, mount: &Path, own: &Path) -> Self {
+        Self {
+            version,
+            mount: mount.to_owned(),
+            own: own.to_owned(),
+        }
+    }
+
+    /// jsbench's own cgroup and those around it, from the inside out, as far as they can be seen.
+    pub(super) fn upwards(&self) -> impl Iterator<Item = &Path> {
+        let mount = &self.mount;
+        self.own
+            .ancestors()
+            .take_while(move |dir| dir.starts_with(mount))
+    }
 }
 
 /// The cgroups that would hold one server: at most one per controller.
@@ -94,9 +123,7 @@ pub(super) struct Plan {
 impl Plan {
     /// Looks where `limits` could be set for the server `name`; makes nothing.
     pub(super) fn new(name: &str, limits: &[Limit]) -> Self {
-        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-        let mounts = read("/proc/self/mounts");
-        let own = read("/proc/self/cgroup");
+        let (mounts, own) = hierarchies();
         let places = limits
             .iter()
             .map(|limit| (*limit, place(limit.controller(), &mounts, &own)))
@@ -176,6 +203,12 @@ fn write(path: &Path, value: &str) -> Result<(), String> {
     std::fs::write(path, value).map_err(|e| format!("{}: {e}", path.display()))
 }
 
+/// The texts of `/proc/self/mounts` and `/proc/self/cgroup`; empty where the system has none.
+fn hierarchies() -> (String, String) {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    (read("/proc/self/mounts"), read("/proc/self/cgroup"))
+}
+
 /// Finds where `controller` lives, from the texts of `/proc/self/mounts` and `/proc/self/cgroup`:
 /// v1 where it is mounted so, as a controller is in one hierarchy only.
 fn place(controller: &str, mounts: &str, own: &str) -> Result<Place, String> {
@@ -210,7 +243,8 @@ fn place(controller: &str, mounts: &str, own: &str) -> Result<Place, String> {
     Ok(Place {
         version,
         // In a container the mount may show only our own part of the hierarchy.
-        own: if own.is_dir() { own } else { mount },
+        own: if own.is_dir() { own } else { mount.clone() },
+        mount,
     })
 }
 
@@ -249,6 +283,7 @@ mod tests {
             place("cpu", V1_MOUNTS, own),
             Ok(Place {
                 version: Version::V1,
+                mount: "/sys/fs/cgroup/cpu,cpuacct".into(),
                 own: "/sys/fs/cgroup/cpu,cpuacct".into(),
             })
         );
@@ -262,6 +297,25 @@ mod tests {
     fn nothing_mounted_is_a_reason() {
         let why = place("cpu", "proc /proc proc rw 0 0\n", "0::/\n").expect_err("no mount");
         assert!(why.contains("no cgroup file system"), "{why}");
+    }
+
+    #[test]
+    fn the_way_up_ends_at_the_mount() {
+        let place = Place::at(
+            Version::V2,
+            Path::new("/sys/fs/cgroup"),
+            Path::new("/sys/fs/cgroup/user.slice/jsbench"),
+        );
+        let dirs: Vec<&Path> = place.upwards().collect();
+        assert_eq!(
+            dirs,
+            [
+                "/sys/fs/cgroup/user.slice/jsbench",
+                "/sys/fs/cgroup/user.slice",
+                "/sys/fs/cgroup"
+            ]
+            .map(Path::new)
+        );
     }
 
     #[test]
@@ -284,13 +338,7 @@ mod tests {
     fn a_place_that_refuses_is_a_line_and_leaves_nothing() {
         let plan = |own: PathBuf| Plan {
             name: format!("{PREFIX}test"),
-            places: vec![(
-                Limit::Cpus(1.0),
-                Ok(Place {
-                    version: Version::V1,
-                    own,
-                }),
-            )],
+            places: vec![(Limit::Cpus(1.0), Ok(Place::at(Version::V1, &own, &own)))],
         };
         let lines = plan("/proc/self".into()).apply(1);
         assert!(

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The program, away from the user's contexts and variables.
+/// The program, away from the user's contexts, variables and calibration.
 pub fn jsbench(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jsbench"));
     for (key, _) in std::env::vars() {
@@ -21,6 +21,7 @@ pub fn jsbench(dir: &Path) -> Command {
     command
         .current_dir(dir)
         .env("JSBENCH_NATS_SERVER", nats_server())
+        .env("XDG_DATA_HOME", dir.join("data"))
         .stdin(Stdio::null());
     command
 }
@@ -206,6 +207,11 @@ impl Server {
         }
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Messages and bytes of all streams of an account, as monitoring says.
     pub fn jsz(&self) -> Value {
         let url = format!(
@@ -217,6 +223,50 @@ impl Server {
             .block_on(jsbench::nats::monitor::get_json(&url))
             .expect("monitoring answers")
     }
+}
+
+/// A TCP proxy on loopback that passes bytes on in both directions after half of `delay` each.
+/// Ends with the test's process.
+pub fn delaying_proxy(url: &str, delay: Duration) -> String {
+    use std::net::{TcpListener, TcpStream};
+    let upstream = url.trim_start_matches("nats://").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let here = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let client = client.expect("a connection");
+            let server = TcpStream::connect(&upstream).expect("the server is there");
+            for (from, to) in [(&client, &server), (&server, &client)] {
+                let copy = |s: &TcpStream| s.try_clone().expect("a second handle");
+                pass_on(copy(from), copy(to), delay / 2);
+            }
+        }
+    });
+    format!("nats://{here}")
+}
+
+/// Passes bytes on, each this long after it came, until one side closes.
+fn pass_on(mut from: std::net::TcpStream, mut to: std::net::TcpStream, delay: Duration) {
+    use std::io::{Read as _, Write as _};
+    let (late, ready) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
+    to.set_nodelay(true).expect("a TCP socket");
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            if late.send((Instant::now(), buffer[..n].to_vec())).is_err() {
+                return;
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        for (came, bytes) in ready {
+            std::thread::sleep((came + delay).saturating_duration_since(Instant::now()));
+            if to.write_all(&bytes).is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown(std::net::Shutdown::Both);
+    });
 }
 
 impl Drop for Server {

@@ -29,10 +29,14 @@ pub enum Ink {
     First,
     /// Second series: vermillion, dashed where it is a line.
     Second,
+    /// First series, where too few samples stand behind it.
+    FirstPale,
+    /// Second series, where too few samples stand behind it.
+    SecondPale,
 }
 
 /// Role, colour in files, value on a page and dash of its lines: the one place that maps them.
-const COLORS: [(Ink, RGBColor, &str, &str); 7] = [
+const COLORS: [(Ink, RGBColor, &str, &str); 9] = [
     (Ink::Paper, RGBColor(0xFF, 0xFF, 0xFF), "none", ""),
     (Ink::Main, RGBColor(0x1F, 0x23, 0x28), "currentColor", ""),
     (Ink::Muted, RGBColor(0x59, 0x63, 0x6E), "var(--muted)", ""),
@@ -45,6 +49,18 @@ const COLORS: [(Ink, RGBColor, &str, &str); 7] = [
         "var(--s2)",
         "20 14",
     ),
+    (
+        Ink::FirstPale,
+        RGBColor(0x8F, 0xBC, 0xD9),
+        "var(--s1-pale)",
+        "",
+    ),
+    (
+        Ink::SecondPale,
+        RGBColor(0xE3, 0xB4, 0x8F),
+        "var(--s2-pale)",
+        "20 14",
+    ),
 ];
 
 impl Ink {
@@ -53,6 +69,15 @@ impl Ink {
             .iter()
             .find(|(ink, ..)| *ink == self)
             .map_or(RGBColor(0, 0, 0), |(_, rgb, ..)| *rgb)
+    }
+
+    /// The same where too few samples stand behind what is drawn.
+    pub fn pale(self) -> Self {
+        match self {
+            Self::First => Self::FirstPale,
+            Self::Second => Self::SecondPale,
+            other => other,
+        }
     }
 }
 
@@ -208,6 +233,39 @@ fn finish(svg: &str, size: (u32, u32), title: &str, desc: &str) -> String {
         }
     }
     out
+}
+
+/// Pixels of the line below a chart that stands alone.
+const FOOT: u32 = 20;
+
+/// A document of that size with a line of text below it: what must be known of a chart that is
+/// shown without its page.
+pub fn with_foot(svg: &str, size: (u32, u32), text: &str) -> String {
+    let fine = FINE.unsigned_abs();
+    let (width, height) = size;
+    let taller = height + FOOT;
+    let foot = format!(
+        "<rect x=\"0\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"{}\"/>\n<text x=\"{}\" y=\"{}\" \
+         font-family=\"system-ui, sans-serif\" font-size=\"{}\" fill=\"{}\">{}</text>\n</svg>",
+        height * fine,
+        width * fine,
+        FOOT * fine,
+        hex(Ink::Paper.rgb()),
+        8 * fine,
+        (taller - 7) * fine,
+        TEXT * f64::from(FINE),
+        hex(Ink::Muted.rgb()),
+        escape(text)
+    );
+    let head = |height: u32| {
+        format!(
+            "height=\"{height}\" viewBox=\"0 0 {} {}\"",
+            width * fine,
+            height * fine
+        )
+    };
+    let body = svg.trim_end().strip_suffix("</svg>").unwrap_or(svg);
+    format!("{}{foot}\n", body.replacen(&head(height), &head(taller), 1))
 }
 
 fn escape(text: &str) -> String {
@@ -372,5 +430,17 @@ mod tests {
         assert!(!svg.contains("<script"), "{svg}");
         assert!(svg.contains("a &amp; b"));
         assert!(inline(&svg).contains("currentColor"));
+    }
+
+    #[test]
+    fn a_foot_stands_below_the_chart() {
+        let svg = document((100, 50), "t", "d", |_| ());
+        let footed = with_foot(&svg, (100, 50), "a & b");
+        assert!(
+            footed.contains("height=\"70\" viewBox=\"0 0 400 280\""),
+            "{footed}"
+        );
+        assert!(footed.trim_end().ends_with("a &amp; b</text>\n</svg>"));
+        assert_eq!(footed.matches("</svg>").count(), 1);
     }
 }

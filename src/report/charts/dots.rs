@@ -7,6 +7,7 @@ use crate::measure::histogram::Metric;
 use crate::report::clean::shorten;
 use crate::report::view::View;
 use crate::report::view::cell::{CellView, TrialView};
+use crate::report::view::figure::{GREY, GREY_SIGN};
 
 /// What the dots are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,7 @@ pub fn chart(view: &View, measure: Measure, width: u32) -> Option<Chart> {
         },
         title,
         desc,
+        size: (width, height as u32),
         svg,
     })
 }
@@ -122,12 +124,26 @@ fn words(view: &View, measure: Measure) -> (String, String) {
 fn label(cell: &CellView, measure: Measure) -> String {
     let value = match measure {
         Measure::Rate => cell.rate_interval.clone(),
-        Measure::ResponseP99 => cell.row.response_p99.clone(),
+        Measure::ResponseP99 => cell.row.response_p99.text.clone(),
     };
     match (value.as_str(), measure) {
         ("-", Measure::ResponseP99) if cell.closed_loop => "none: closed loop".into(),
         ("-", _) => cell.row.state.to_owned(),
+        _ if cell.closed_loop => format!("{value} c), n = {}", cell.n),
         _ => format!("{value}, n = {}", cell.n),
+    }
+}
+
+/// What the signs and the pale marks of a chart mean; on a narrow page the text below it says it.
+fn legend(view: &View, shape: &Shape) -> String {
+    let closed = view.cells.iter().any(|c| c.closed_loop);
+    let grey = |c: &CellView| c.row.response_p99.grey || c.trials.iter().any(|t| t.p99_grey);
+    match shape.measure {
+        Measure::Rate if closed => "; c) closed loop".into(),
+        Measure::ResponseP99 if !shape.narrow && view.cells.iter().any(grey) => {
+            format!("; pale, {GREY_SIGN}: {GREY}")
+        }
+        _ => String::new(),
     }
 }
 
@@ -154,6 +170,7 @@ fn grid(canvas: &Canvas, view: &View, shape: &Shape, bottom: f64) {
         Measure::Rate => format!("{}, bar: 95 % interval", view.rate_head),
         Measure::ResponseP99 => "p99 response, log scale, bar: all usable trials merged".into(),
     };
+    let name = name + &legend(view, shape);
     let x = if shape.narrow {
         axis.pixels.0
     } else {
@@ -213,7 +230,12 @@ fn draw_row(canvas: &Canvas, cell: &CellView, shape: &Shape, top: f64) {
             "degraded" => Dot::Open,
             _ => Dot::Cross,
         };
-        canvas.dot((shape.axis.at(value), middle + aside), dot, Ink::First);
+        let ink = if shape.measure == Measure::ResponseP99 && trial.p99_grey {
+            Ink::FirstPale
+        } else {
+            Ink::First
+        };
+        canvas.dot((shape.axis.at(value), middle + aside), dot, ink);
     }
 }
 

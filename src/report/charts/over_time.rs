@@ -12,18 +12,36 @@ const PLOT: (f64, f64, f64, f64) = (62.0, 28.0, 414.0, 150.0);
 /// Rate over time, from zero.
 pub fn rate(cell: &CellView, stem: &str) -> Option<Chart> {
     let (_, top, _, bottom) = PLOT;
-    let rates = points(cell).map(|p| p.rate);
+    let offered = !cell.closed_loop && points(cell).any(|p| p.offered > 0.0);
+    let rates = points(cell).map(|p| {
+        if offered {
+            p.rate.max(p.offered)
+        } else {
+            p.rate
+        }
+    });
     let largest = rates.fold(None, |max: Option<f64>, v| {
         Some(max.map_or(v, |max| max.max(v)))
     })?;
     let plot = Plot {
         y: Axis::from_zero(largest, (bottom, top)),
         value: |point| Some(point.rate),
+        pale: |_| false,
         tick: rate_tick,
-        head: cell.rate_kind.head().to_owned(),
+        head: match (offered, cell.closed_loop) {
+            (true, _) => format!("{}, grey line: offered", cell.rate_kind.head()),
+            (_, true) => format!("{}, closed loop", cell.rate_kind.head()),
+            _ => cell.rate_kind.head().to_owned(),
+        },
+        offered,
     };
     let desc = format!(
-        "{} intervals of {} trials, largest {}.",
+        "{}{} intervals of {} trials, largest {}.",
+        if offered {
+            "With what was offered. "
+        } else {
+            ""
+        },
         points(cell).count(),
         cell.series.len(),
         crate::units::human_rate(largest)
@@ -38,12 +56,21 @@ pub fn p99(cell: &CellView, stem: &str) -> Option<Chart> {
     let plot = Plot {
         y: Axis::log(values.clone(), (bottom, top))?,
         value: |point| point.p99_ns.map(|ns| ns as f64),
+        pale: |point| point.p99_grey,
         tick: ns_tick,
-        head: if cell.closed_loop {
-            "p99 service, log scale (closed loop)".into()
-        } else {
-            "p99 of each interval, log scale".into()
+        head: {
+            let what = if cell.closed_loop {
+                "p99 service, log scale, closed loop"
+            } else {
+                "p99 of each interval, log scale"
+            };
+            if points(cell).any(|p| p.p99_grey) {
+                format!("{what}; pale: few samples above it")
+            } else {
+                what.into()
+            }
         },
+        offered: false,
     };
     let desc = format!(
         "{} intervals of {} trials, largest {}.",
@@ -61,8 +88,12 @@ fn points(cell: &CellView) -> impl Iterator<Item = &Point> + Clone {
 struct Plot {
     y: Axis,
     value: fn(&Point) -> Option<f64>,
+    /// Too few samples stand behind a point.
+    pale: fn(&Point) -> bool,
     tick: fn(f64) -> String,
     head: String,
+    /// What was due is drawn beside what was done.
+    offered: bool,
 }
 
 impl Plot {
@@ -74,7 +105,12 @@ impl Plot {
             pixels: (left, right),
             log: false,
         };
-        let title = format!("{}: {what} over time", cell.name);
+        let closed = if cell.closed_loop {
+            ", closed loop"
+        } else {
+            ""
+        };
+        let title = format!("{}: {what} over time{closed}", cell.name);
         let svg = document(SIZE, &title, desc, |canvas| {
             shade(canvas, cell, &x, end);
             for tick in self.y.ticks(5) {
@@ -105,6 +141,9 @@ impl Plot {
             let middle = (f64::midpoint(left, right), bottom + 34.0);
             let name = "s after the start, grey: outside the window";
             canvas.text(name, middle, Hang::Middle, Ink::Muted, false);
+            if self.offered {
+                self.offered(canvas, cell, &x);
+            }
             for series in &cell.series {
                 self.series(canvas, series, &x);
             }
@@ -113,12 +152,13 @@ impl Plot {
             name: format!("{stem}-{what}"),
             title,
             desc: desc.to_owned(),
+            size: SIZE,
             svg,
         }
     }
 
     /// One trial; a line of its own after each gap, a stroke for a lone point. Trials that are
-    /// left out are dashed.
+    /// left out are dashed, points with few samples behind them are pale.
     fn series(&self, canvas: &Canvas, series: &TrialSeries, x: &Axis) {
         let (ink, px) = if series.usable {
             (Ink::First, 1.5)
@@ -127,18 +167,28 @@ impl Plot {
         };
         let mut run: Vec<(f64, f64)> = Vec::new();
         let mut last_end = None;
-        let flush = |run: &mut Vec<(f64, f64)>| {
+        let mut pale = false;
+        let flush = |run: &mut Vec<(f64, f64)>, pale: bool| {
             if let [(at, y)] = run[..] {
                 run.push((at + 3.0, y));
             }
+            let ink = if pale { ink.pale() } else { ink };
             canvas.line(run.drain(..), ink, px);
         };
         for point in &series.points {
             let value = (self.value)(point);
-            let gap = last_end
-                .is_some_and(|end| point.from_s > end + 1e-3 + (point.to_s - point.from_s) / 2.0);
+            let gap = is_gap(last_end, point);
             if gap || value.is_none() {
-                flush(&mut run);
+                flush(&mut run, pale);
+            }
+            if pale != (self.pale)(point) {
+                // The line goes on from its last point in the other colour.
+                let last = run.last().copied().filter(|_| run.len() > 1);
+                if last.is_some() {
+                    flush(&mut run, pale);
+                }
+                run.extend(last);
+                pale = !pale;
             }
             if let Some(value) = value {
                 run.push((
@@ -148,8 +198,32 @@ impl Plot {
             }
             last_end = Some(point.to_s);
         }
-        flush(&mut run);
+        flush(&mut run, pale);
     }
+
+    /// What was due in each interval of the first trial; chance apart it is the same in all.
+    fn offered(&self, canvas: &Canvas, cell: &CellView, x: &Axis) {
+        let mut usable = cell.series.iter().filter(|s| s.usable);
+        let Some(series) = usable.next().or_else(|| cell.series.first()) else {
+            return;
+        };
+        let mut steps: Vec<(f64, f64)> = Vec::new();
+        let mut last_end = None;
+        for point in &series.points {
+            if is_gap(last_end, point) {
+                canvas.line(steps.drain(..), Ink::Muted, 1.0);
+            }
+            let y = self.y.at(point.offered);
+            steps.extend([(x.at(point.from_s), y), (x.at(point.to_s), y)]);
+            last_end = Some(point.to_s);
+        }
+        canvas.line(steps, Ink::Muted, 1.0);
+    }
+}
+
+/// An interval is missing before `point`.
+fn is_gap(last_end_s: Option<f64>, point: &Point) -> bool {
+    last_end_s.is_some_and(|end| point.from_s > end + 1e-3 + (point.to_s - point.from_s) / 2.0)
 }
 
 /// Greys what lies before and after the window of the first usable trial.

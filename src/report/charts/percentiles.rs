@@ -5,6 +5,7 @@ use super::Chart;
 use super::canvas::{Axis, Hang, Ink, document, ns_tick};
 use crate::measure::histogram::Metric;
 use crate::report::view::cell::CellView;
+use crate::report::view::figure::GREY;
 use crate::report::view::merged::LatencyView;
 
 const SIZE: (u32, u32) = (430, 424);
@@ -33,7 +34,17 @@ pub fn chart(cell: &CellView, stem: &str) -> Option<Chart> {
         log: true,
     };
     let names: Vec<&str> = curves.iter().map(|(l, _)| l.name).collect();
-    let title = format!("{}: {} by percentile", cell.name, names.join(" and "));
+    let closed = if cell.closed_loop {
+        ", closed loop"
+    } else {
+        ""
+    };
+    let title = format!(
+        "{}: {} by percentile{closed}",
+        cell.name,
+        names.join(" and ")
+    );
+    let pale = curves.iter().any(|(l, _)| l.plain_points() < l.curve.len());
     let desc = curves
         .iter()
         .map(|(l, _)| {
@@ -63,24 +74,28 @@ pub fn chart(cell: &CellView, stem: &str) -> Option<Chart> {
             canvas.text(name, (at, bottom + 14.0), Hang::Middle, Ink::Muted, false);
         }
         canvas.text(
-            "latency, log scale",
+            &format!("latency, log scale{closed}"),
             (left - 54.0, 12.0),
             Hang::Start,
             Ink::Muted,
             false,
         );
         let middle = (f64::midpoint(left, right), bottom + 36.0);
-        canvas.text(
-            "percentile, scale log 1/(1-q)",
-            middle,
-            Hang::Middle,
-            Ink::Muted,
-            false,
-        );
+        let scale = if pale {
+            format!("scale log 1/(1-q); pale: {GREY}")
+        } else {
+            "percentile, scale log 1/(1-q)".into()
+        };
+        canvas.text(&scale, middle, Hang::Middle, Ink::Muted, false);
         let mut ends = Vec::new();
         for (latency, ink) in &curves {
-            let line = latency.curve.iter().map(|(q, ns)| (x.at(*q), y.at(*ns)));
-            canvas.line(line, *ink, 2.0);
+            let line = |points: &[(f64, f64)], ink, px| {
+                let points = points.iter().map(|(q, ns)| (x.at(*q), y.at(*ns)));
+                canvas.line(points, ink, px);
+            };
+            let plain = latency.plain_points();
+            line(&latency.curve[..plain], *ink, 2.0);
+            line(&latency.curve[plain.saturating_sub(1)..], ink.pale(), 1.5);
             if let Some((q, ns)) = latency.curve.last() {
                 ends.push((latency.name, *ink, x.at(*q), y.at(*ns)));
             }
@@ -93,6 +108,7 @@ pub fn chart(cell: &CellView, stem: &str) -> Option<Chart> {
         name: format!("{stem}-percentiles"),
         title,
         desc,
+        size: SIZE,
         svg,
     })
 }

@@ -3,10 +3,13 @@
 use serde::Serialize;
 
 use super::balance::{Balance, counted};
-use super::merged::{self, LatencyView, shown};
+use super::checks::{self, Check};
+use super::figure::{self, Figure, P50, P99, Pick};
+use super::merged::{self, LatencyView};
 use super::series::TrialSeries;
-use crate::measure::histogram::Metric;
-use crate::record::document::{CellRecord, Estimate, Stability, Status, TrialRecord};
+use super::waiting::{self, Waiting};
+use crate::measure::histogram::{LatencySummary, Metric};
+use crate::record::document::{CellRecord, Estimate, Stability, Status, SteadyClass, TrialRecord};
 use crate::record::event::CellRef;
 use crate::record::fold::Run;
 use crate::report::clean;
@@ -55,7 +58,7 @@ pub struct CellView {
     pub name: String,
     /// All factors.
     pub factors: Vec<(String, String)>,
-    /// `closed loop`, `open loop, 5k/s`, `drain`.
+    /// `closed loop`, `open loop, 5k/s, Poisson`, `drain`.
     pub pacing: String,
     /// Its latencies hide waiting.
     pub closed_loop: bool,
@@ -80,6 +83,10 @@ pub struct CellView {
     pub note: String,
     /// A to C, or `unstable`, with what it means.
     pub stability: String,
+    /// Why messages waited, where it is plain from the figures.
+    pub waiting: Option<Waiting>,
+    /// What its figures rest on.
+    pub checks: Vec<Check>,
     /// Latencies over usable trials.
     pub latencies: Vec<LatencyView>,
     /// Every trial.
@@ -103,11 +110,11 @@ pub struct Row {
     /// Payload, 10^6 bytes.
     pub mb_per_s: String,
     /// With unit.
-    pub service_p50: String,
+    pub service_p50: Figure,
     /// With unit.
-    pub response_p99: String,
+    pub response_p99: Figure,
     /// With unit.
-    pub e2e_p99: String,
+    pub e2e_p99: Figure,
     /// Receipts.
     pub deliver_per_s: String,
     /// Count.
@@ -135,8 +142,11 @@ pub struct TrialView {
     /// Response p99.
     #[serde(skip)]
     pub p99_ns: Option<u64>,
+    /// It has fewer samples above it than a plain number needs.
+    #[serde(skip)]
+    pub p99_grey: bool,
     /// rate, offered/s, service p50, service p99, response p99, e2e p99, lag p99, lost.
-    pub figures: [String; 8],
+    pub figures: [Figure; 8],
     /// Why it is not valid.
     pub reasons: String,
 }
@@ -196,6 +206,8 @@ impl CellView {
             mark: String::new(),
             note: note(cell),
             stability: stability(cell),
+            waiting: waiting(&latencies),
+            checks: cell_checks(cell, planned, &usable, &latencies),
             latencies,
             trials: cell
                 .trials
@@ -222,12 +234,57 @@ impl CellView {
 }
 
 fn pacing(planned: Option<&CellRef>, closed_loop: bool, kind: RateKind) -> String {
-    match (kind, planned.and_then(|p| p.rate_per_s)) {
-        (RateKind::Delivered, _) => "drain".into(),
-        _ if closed_loop => "closed loop".into(),
-        (_, Some(rate)) => format!("open loop, {}", short_rate(rate)),
-        _ => "open loop".into(),
+    if kind == RateKind::Delivered {
+        return "drain".into();
     }
+    if closed_loop {
+        return "closed loop".into();
+    }
+    let mut parts = vec!["open loop".to_owned()];
+    if let Some(planned) = planned {
+        let program = planned.program.as_deref().map(clean::line);
+        parts.extend(program.or_else(|| planned.rate_per_s.map(short_rate)));
+        parts.extend(planned.poisson.then(|| "Poisson".to_owned()));
+        parts.extend(planned.spin.then(|| "spinning".to_owned()));
+    }
+    parts.join(", ")
+}
+
+fn waiting(latencies: &[LatencyView]) -> Option<Waiting> {
+    let of = |metric| Some(&latencies.iter().find(|l| l.metric == metric)?.summary);
+    waiting::waiting(
+        of(Metric::Response)?,
+        of(Metric::Service)?,
+        of(Metric::Lag)?,
+    )
+}
+
+fn cell_checks(
+    cell: &CellRecord,
+    planned: Option<&CellRef>,
+    usable: &[&TrialRecord],
+    latencies: &[LatencyView],
+) -> Vec<Check> {
+    let mut all = checks::checks(usable);
+    let saturated = usable.iter().any(|t| t.saturated == Some(true));
+    let service = latencies.iter().find(|l| l.metric == Metric::Service);
+    if let (true, Some(in_flight), Some(service), Some(acked)) = (
+        saturated,
+        planned.and_then(|p| p.in_flight),
+        service,
+        cell.summary.acked_per_s.mean,
+    ) && let Some(text) = waiting::bound(in_flight, &service.summary, acked)
+    {
+        all.insert(
+            0,
+            Check {
+                name: "saturated",
+                text,
+                why: "",
+            },
+        );
+    }
+    all
 }
 
 impl Row {
@@ -240,8 +297,9 @@ impl Row {
         latencies: &[LatencyView],
         balance: &Balance,
     ) -> Self {
-        let latency = |metric, pick: fn(&LatencyView) -> Option<u64>| {
-            shown(latencies.iter().find(|l| l.metric == metric).and_then(pick))
+        let latency = |metric, pick: Pick| {
+            let found = latencies.iter().find(|l| l.metric == metric);
+            Figure::quantile(found.map(|l| &l.summary), pick)
         };
         let mb_per_s = match (kind, planned) {
             (RateKind::Delivered, Some(planned)) => rate
@@ -263,9 +321,9 @@ impl Row {
                     human_rate(mb)
                 }
             }),
-            service_p50: latency(Metric::Service, |l| l.summary.p50_ns),
-            response_p99: latency(Metric::Response, |l| l.summary.p99_ns),
-            e2e_p99: latency(Metric::E2e, |l| l.summary.p99_ns),
+            service_p50: latency(Metric::Service, P50),
+            response_p99: latency(Metric::Response, P99),
+            e2e_p99: latency(Metric::E2e, P99),
             deliver_per_s: cell
                 .summary
                 .deliver_per_s
@@ -322,6 +380,14 @@ fn note(cell: &CellRecord) -> String {
             let word = trial.status.name();
             add(word.to_owned(), word.to_owned());
         }
+        let (class, ask) = checks::class_words(trial.steady.class);
+        let unsteady = matches!(
+            trial.steady.class,
+            SteadyClass::Warming | SteadyClass::Degrading | SteadyClass::NoSteadyState
+        );
+        if unsteady && trial.status.usable() && !kinds.iter().any(|kind| kind == class) {
+            add(class.to_owned(), format!("{class}: {ask}"));
+        }
         if trial.saturated == Some(true) && trial.status.usable() {
             let offered = trial.offered_per_s.map_or("-".into(), human_rate);
             let acked = trial.publish.acked_per_s.map_or("-".into(), human_rate);
@@ -365,23 +431,25 @@ impl TrialView {
             RateKind::Sent => trial.publish.sent_per_s,
         };
         let latency = &trial.latency;
-        let p99_ns = latency.response.as_ref().and_then(|l| l.p99_ns);
+        let response = latency.response.as_ref();
+        let of = |summary: &Option<LatencySummary>, pick| Figure::quantile(summary.as_ref(), pick);
         Self {
             trial: trial.trial,
             block: trial.block,
             state: trial.status.name(),
             usable: trial.status.usable(),
             rate,
-            p99_ns,
+            p99_ns: response.and_then(|l| l.p99_ns),
+            p99_grey: figure::is_grey(response, P99),
             figures: [
-                rate.map_or("-".into(), human_rate),
-                trial.offered_per_s.map_or("-".into(), human_rate),
-                shown(latency.service.as_ref().and_then(|l| l.p50_ns)),
-                shown(latency.service.as_ref().and_then(|l| l.p99_ns)),
-                shown(p99_ns),
-                shown(latency.e2e.as_ref().and_then(|l| l.p99_ns)),
-                shown(latency.lag.as_ref().and_then(|l| l.p99_ns)),
-                counted(trial.ledger.lost),
+                Figure::plain(rate.map_or("-".into(), human_rate)),
+                Figure::plain(trial.offered_per_s.map_or("-".into(), human_rate)),
+                of(&latency.service, P50),
+                of(&latency.service, P99),
+                of(&latency.response, P99),
+                of(&latency.e2e, P99),
+                of(&latency.lag, P99),
+                Figure::plain(counted(trial.ledger.lost)),
             ],
             reasons: trial
                 .reasons

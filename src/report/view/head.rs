@@ -229,20 +229,13 @@ fn losses(cells: &[CellView]) -> String {
     format!("{} lost of {}", thousands(total), thousands(of))
 }
 
-pub fn stamps(run: &Run, cells: &[CellView], partial: Option<&str>) -> Vec<Stamp> {
+pub fn stamps(cells: &[CellView], partial: Option<&str>) -> Vec<Stamp> {
     let mut stamps = Vec::new();
     let mut add = |word, meaning: String| stamps.push(Stamp { word, meaning });
     if let Some(why) = partial {
         add(
             "partial",
             format!("{why}. What follows is what was measured until then."),
-        );
-    }
-    if run.manifest.shared_host {
-        add(
-            "shared host",
-            "driver and servers competed for one machine: compare numbers within this page only."
-                .into(),
         );
     }
     let count = |state: &str| {
@@ -302,6 +295,11 @@ pub fn next(run: &Run, record: &Record, cells: &[CellView], partial: bool) -> Ne
         is(
             "narrow the intervals with more trials",
             format!("{} --set trials.repeat={trials}", without_repeats(&command)),
+        )
+    } else if run.manifest.calibration.is_none() {
+        is(
+            "find out what this driver can do",
+            "jsbench calibrate".to_owned(),
         )
     } else {
         let seed = run.manifest.seed.wrapping_add(1);

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::measure::histogram::{LatencySummary, Metric, new_histogram};
+use super::figure::{Figure, P50, P90, P99, P999};
+use crate::measure::histogram::{LEAST_ABOVE, LatencySummary, Metric, Support, new_histogram};
 use crate::record::document::{CellRecord, LatencyRecord, TrialRecord};
 use crate::record::fold::Run;
 use crate::units::{human_ns, thousands};
@@ -28,7 +29,7 @@ pub struct LatencyView {
     /// Clipped samples.
     pub clipped: String,
     /// min, p50, p90, p99, p99.9, max with their units.
-    pub figures: [String; 6],
+    pub figures: [Figure; 6],
     /// The same as numbers.
     #[serde(skip)]
     pub summary: LatencySummary,
@@ -87,15 +88,15 @@ pub fn of(latency: &LatencyRecord, metric: Metric) -> Option<&LatencySummary> {
 
 impl LatencyView {
     fn new(metric: Metric, summary: LatencySummary, curve: Vec<(f64, f64)>) -> Self {
+        let quantile = |pick| Figure::quantile(Some(&summary), pick);
         let figures = [
-            summary.min_ns,
-            summary.p50_ns,
-            summary.p90_ns,
-            summary.p99_ns,
-            summary.p999_ns,
-            summary.max_ns,
-        ]
-        .map(shown);
+            Figure::plain(shown(summary.min_ns)),
+            quantile(P50),
+            quantile(P90),
+            quantile(P99),
+            quantile(P999),
+            Figure::plain(shown(summary.max_ns)),
+        ];
         Self {
             metric,
             name: metric.name(),
@@ -107,6 +108,13 @@ impl LatencyView {
             curve,
         }
     }
+
+    /// How many points of the curve have the samples of a plain number above them.
+    pub fn plain_points(&self) -> usize {
+        let count = self.summary.count;
+        self.curve
+            .partition_point(|(x, _)| Support::of(count, 1.0 - 1.0 / x) == Support::Plain)
+    }
 }
 
 /// A time, or `-` where it was not measured.
@@ -116,7 +124,7 @@ pub fn shown(ns: Option<u64>) -> String {
 
 /// Points up to the last quantile with ten samples above it: beyond, a curve shows chance.
 fn curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
-    let last = histogram.len() as f64 / 10.0;
+    let last = histogram.len() as f64 / LEAST_ABOVE;
     if last < 2.0 {
         return Vec::new();
     }

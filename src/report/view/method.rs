@@ -1,15 +1,21 @@
 //! How it was measured: everything a reader needs to repeat the run or to doubt it.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::cell::CellView;
 use super::head::{servers, sync_policy};
+use super::{merged, outcome_word};
+use crate::record::calibration::{Calibration, Ceiling};
 use crate::record::document::{Host, Record};
 use crate::record::event::Tool;
 use crate::record::fold::Run;
 use crate::report::clean;
-use crate::units::human_bytes;
+use crate::units::{human_bytes, human_duration, human_ns, human_rate, short_rate};
 
+/// What a run says that relied on no calibration.
+const NOT_CALIBRATED: &str = "not calibrated: `jsbench calibrate` tells what this driver can do";
 /// Text that all configurations of a page may take.
 const MAX_CONFIGS: usize = 200_000;
 /// Text that one block of a page may take; the rest stands in `record.json`.
@@ -28,8 +34,10 @@ pub struct Method {
     pub scenario: String,
     /// Effective configuration, the same ones told once.
     pub configs: Vec<Config>,
-    /// The calibration, if the run relied on one.
-    pub calibration: Option<String>,
+    /// What is known of the driver; empty without a calibration.
+    pub calibration: Vec<(String, String)>,
+    /// What to say without one.
+    pub not_calibrated: &'static str,
     /// Terms and what they mean.
     pub glossary: &'static [(&'static str, &'static str)],
 }
@@ -87,7 +95,7 @@ pub fn method(run: &Run, record: &Record, cells: &[CellView]) -> Method {
     if let Some(skew) = skew.filter(|ns| *ns > 0) {
         facts.push((
             "Start skew".into(),
-            format!("at most {}", crate::units::human_ns(skew as f64)),
+            format!("at most {}", human_ns(skew as f64)),
         ));
     }
     Method {
@@ -99,9 +107,97 @@ pub fn method(run: &Run, record: &Record, cells: &[CellView]) -> Method {
         command: clean::line(&manifest.command),
         scenario: limited(&clean::block(&manifest.scenario.resolved)),
         configs: configs(record, cells),
-        calibration: manifest.calibration.as_ref().map(pretty),
+        calibration: manifest
+            .calibration
+            .as_ref()
+            .map_or_else(Vec::new, calibration),
+        not_calibrated: NOT_CALIBRATED,
         glossary: GLOSSARY,
     }
+}
+
+/// What a calibration found out about the driver: name and value.
+fn calibration(calibration: &Calibration) -> Vec<(String, String)> {
+    let quantile = |ns| merged::shown(ns);
+    let span = |ns| human_duration(Duration::from_nanos(ns));
+    let build = if calibration.optimised {
+        ""
+    } else {
+        ", built without optimisation"
+    };
+    let mut facts = vec![
+        (
+            "Calibration",
+            format!(
+                "{} of {}: {}",
+                calibration.id,
+                calibration.measured_at,
+                outcome_word(calibration.result)
+            ),
+        ),
+        (
+            "Calibrated on",
+            format!(
+                "{}, jsbench {}{build}",
+                host(&calibration.host),
+                calibration.version
+            ),
+        ),
+    ];
+    let ceilings: Vec<String> = calibration.ceilings.iter().map(ceiling).collect();
+    if !ceilings.is_empty() {
+        let payload = human_bytes(calibration.payload_bytes);
+        let text = format!("{}; payload {payload}", ceilings.join(", "));
+        facts.push(("Ceiling", text));
+    }
+    for lag in &calibration.lags {
+        let [p50, p99, p999] = [lag.p50_ns, lag.p99_ns, lag.p999_ns].map(quantile);
+        let rate = short_rate(lag.rate_per_s);
+        let text = format!("p50 {p50}, p99 {p99}, p99.9 {p999}");
+        facts.push(("Lag", format!("at {rate}, {}: {text}", lag.pacing)));
+    }
+    for delay in &calibration.delays {
+        let text = format!(
+            "{} measured as {}, may differ by {}: {}",
+            quantile(Some(delay.delay_ns)),
+            quantile(delay.service_p50_ns),
+            quantile(Some(delay.tolerance_ns)),
+            outcome_word(delay.result)
+        );
+        facts.push(("Known delay", text));
+    }
+    let stall = &calibration.stall;
+    facts.push((
+        "Known stall",
+        format!(
+            "{} every {}: response p99 {} where {} must be seen, service p99 of a closed loop \
+             beside it {}: {}",
+            span(stall.stall_ns),
+            span(stall.every_ns),
+            quantile(stall.response_p99_ns),
+            quantile(Some(stall.expected_p99_ns)),
+            quantile(stall.closed_loop_p99_ns),
+            outcome_word(stall.result)
+        ),
+    ));
+    let reasons = calibration.reasons.iter();
+    facts.extend(reasons.map(|reason| ("Not a pass", reason.clone())));
+    facts
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), limited(&clean::line(value))))
+        .collect()
+}
+
+/// `260,000/s with 2 workers (2.1 us of CPU a message)`.
+fn ceiling(ceiling: &Ceiling) -> String {
+    let workers = match ceiling.workers {
+        1 => "1 worker".to_owned(),
+        n => format!("{n} workers"),
+    };
+    let cpu = ceiling.cpu_ns_per_msg.map_or(String::new(), |ns| {
+        format!(" ({} of CPU a message)", human_ns(ns))
+    });
+    format!("{}/s with {workers}{cpu}", human_rate(ceiling.per_s))
 }
 
 /// `Linux 6.1.0, x86_64, 2 CPUs (model), 7.6 GiB`.
@@ -217,6 +313,21 @@ const GLOSSARY: &[(&str, &str)] = &[
         "Messages that were due in the window, per second. In closed loop there is none.",
     ),
     (
+        "grey, ~",
+        "A quantile with fewer than 100 samples above it: another run may show another one. With \
+         fewer than 10 it is not shown.",
+    ),
+    (
+        "Poisson",
+        "Messages become due at random times that keep the rate on average, as those of many \
+         independent users do.",
+    ),
+    (
+        "steady state",
+        "Whether a trial was flat, warming up, degrading or never settled. MSER-5 says what part \
+         of the window's start differs from the rest.",
+    ),
+    (
         "saturated",
         "Less than 99 % of the offered messages were acked in the window: the target could not \
          keep up. A result, not a fault.",
@@ -280,7 +391,7 @@ const GLOSSARY: &[(&str, &str)] = &[
     (
         "shared host",
         "Driver and servers ran on one machine and competed for it: numbers may be compared \
-         within this page, not with other machines.",
+         within this run only.",
     ),
     (
         "stability",

@@ -5,6 +5,7 @@ use crate::record::document::TrialRecord;
 use crate::record::fold::{SeriesRow, TrialEnd, TrialLog};
 
 use super::cell::RateKind;
+use super::figure::{self, P99};
 
 /// Intervals of a trial for the charts over time.
 #[derive(Debug, Clone)]
@@ -26,8 +27,12 @@ pub struct Point {
     pub to_s: f64,
     /// Of the cell's kind, per second.
     pub rate: f64,
+    /// Due in an open loop, per second; 0 in a closed one.
+    pub offered: f64,
     /// p99 of response, else service, else end to end.
     pub p99_ns: Option<u64>,
+    /// It has fewer samples above it than a plain number needs.
+    pub p99_grey: bool,
 }
 
 /// Points of one trial on a page; more are drawn together, a gap staying a gap.
@@ -82,13 +87,20 @@ fn point(rows: &[&SeriesRow], kind: RateKind) -> Option<Point> {
     let p99 = |row: &&SeriesRow| {
         [Metric::Response, Metric::Service, Metric::E2e]
             .iter()
-            .find_map(|metric| row.latency.get(metric)?.p99_ns)
+            .find_map(|metric| {
+                let summary = row.latency.get(metric)?;
+                Some((summary.p99_ns?, figure::is_grey(Some(summary), P99)))
+            })
     };
+    // The worst of the intervals drawn together: a mean of quantiles means nothing.
+    let worst = rows.iter().filter_map(p99).max();
+    let intended: u64 = rows.iter().map(|row| row.counts.intended).sum();
     Some(Point {
         from_s: first.end_ns.saturating_sub(first.length_ns) as f64 / 1e9,
         to_s: last.end_ns as f64 / 1e9,
         rate: rows.iter().map(|row| count(row) as f64).sum::<f64>() / length_s,
-        // The worst of the intervals drawn together: a mean of quantiles means nothing.
-        p99_ns: rows.iter().filter_map(p99).max(),
+        offered: intended as f64 / length_s,
+        p99_ns: worst.map(|(ns, _)| ns),
+        p99_grey: worst.is_some_and(|(_, grey)| grey),
     })
 }

@@ -5,11 +5,16 @@ use std::time::Duration;
 use super::super::check::Check;
 use super::super::model::{Ack, Consumer, ConsumerKind, Deliver, PublishMode, Share, Workload};
 use super::super::overlay::DURABLE_KEYS;
-use super::super::wire;
+use super::super::wire::{self, Choice, Text};
 
 const DEFAULT_MAX_ACK_PENDING: u32 = 1_000;
 const DEFAULT_ACK_WAIT: Duration = Duration::from_secs(30);
 const DEFAULT_BATCH: u32 = 200;
+
+/// Whether the scenario says that nobody reads.
+pub(super) fn is_none(wire: &wire::Consumer) -> bool {
+    matches!(wire.kind, Some(Text(Choice::Now(ConsumerKind::None))))
+}
 
 pub(super) fn convert(
     check: &mut Check<'_, '_>,

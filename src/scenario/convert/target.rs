@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::super::check::Check;
-use super::super::model::{Auth, Embedded, Encryption, External, SyncInterval, Target, Tls};
-use super::super::overlay::{EMBEDDED_KEYS, EXTERNAL_KEYS};
+use super::super::model::{
+    Auth, Embedded, Encryption, External, Stall, Stub, SyncInterval, Target, Tls,
+};
+use super::super::overlay::TARGET_KEYS;
 use super::super::wire::{self, TargetKind};
 use crate::secret::Secret;
 
@@ -25,16 +27,22 @@ pub(super) fn convert(check: &mut Check<'_, '_>, wire: wire::Target) -> Target {
         wire.accounts == Some(0),
         "write `accounts = 1` or take the key out",
     );
-    let (word, other, foreign) = match kind {
-        TargetKind::Embedded => ("embedded", "external", &EXTERNAL_KEYS[..]),
-        TargetKind::External => ("external", "embedded", &EMBEDDED_KEYS[..]),
+    let word = match kind {
+        TargetKind::Embedded => "embedded",
+        TargetKind::External => "external",
+        TargetKind::Stub => "stub",
     };
-    for key in foreign {
+    for (other, key) in TARGET_KEYS
+        .iter()
+        .filter(|(other, _)| *other != word)
+        .flat_map(|(other, keys)| keys.iter().map(move |key| (other, key)))
+    {
         let path = format!("target.{key}");
         if check.is_set(&path) {
+            let article = if other.starts_with('e') { "an" } else { "a" };
             check.refuse(
                 &[&path, "target.kind"],
-                format!("`{path}` belongs to an {other} target, and this one is {word}"),
+                format!("`{path}` belongs to {article} {other} target, and this one is {word}"),
                 format!("take `{key}` out, or write `kind = \"{other}\"` under [target]"),
             );
         }
@@ -42,6 +50,56 @@ pub(super) fn convert(check: &mut Check<'_, '_>, wire: wire::Target) -> Target {
     match kind {
         TargetKind::Embedded => Target::Embedded(embedded(check, &wire)),
         TargetKind::External => Target::External(external(check, wire)),
+        TargetKind::Stub => Target::Stub(stub(check, &wire)),
+    }
+}
+
+fn stub(check: &mut Check<'_, '_>, wire: &wire::Target) -> Stub {
+    let (length, every) = (wire.stall.map(|s| s.0.0), wire.stall_every.map(|s| s.0.0));
+    let paths = ["target.stall", "target.stall_every"];
+    for (path, span) in paths.into_iter().zip([length, every]) {
+        check.not_zero(
+            path,
+            span == Some(Duration::ZERO),
+            "write for example `stall = \"200ms\"` and `stall_every = \"2s\"`, or neither",
+        );
+    }
+    let stall = match (length, every) {
+        (None, None) => None,
+        (Some(length), Some(every)) => {
+            if length >= every && !every.is_zero() {
+                check.refuse(
+                    &paths,
+                    format!(
+                        "a stub that stands still for {} of every {} never acks",
+                        check.written("target.stall", ""),
+                        check.written("target.stall_every", "")
+                    ),
+                    "make `stall` shorter than `stall_every`",
+                );
+            }
+            Some(Stall { length, every })
+        }
+        (Some(_), None) => {
+            check.refuse(
+                &paths,
+                "`target.stall` says how long, and not how often",
+                "write `stall_every = \"2s\"` as well, or take `stall` out",
+            );
+            None
+        }
+        (None, Some(_)) => {
+            check.refuse(
+                &paths,
+                "`target.stall_every` says how often, and not how long",
+                "write `stall = \"200ms\"` as well, or take `stall_every` out",
+            );
+            None
+        }
+    };
+    Stub {
+        delay: wire.delay.map_or(Duration::ZERO, |d| d.0.0),
+        stall,
     }
 }
 

@@ -1,11 +1,14 @@
 //! `[workload]`: who does how much, how fast and for how long.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::check::Check;
-use super::super::model::{ClientKind, ConsumerKind, Length, Payload, Rate, Stream, Workload};
-use super::super::wire::{self, Arrivals, Choice, PayloadKind, RateText, Text, Workers};
+use super::super::model::{Arrivals, ClientKind, Length, Pacing, Payload, Rate, Stream, Workload};
+use super::super::program::Program;
+use super::super::wire::{self, PayloadKind, RateText, Text, Workers};
+use super::Beside;
 
 const DEFAULT_PAYLOAD_BYTES: u64 = 1024;
 const DEFAULT_DURATION: Duration = Duration::from_secs(30);
@@ -18,13 +21,13 @@ const SMALLEST_PAYLOAD: u64 = 40;
 pub(super) fn convert(
     check: &mut Check<'_, '_>,
     wire: &wire::Workload,
-    consumer: &wire::Consumer,
+    nobody_reads: bool,
     stream: &Stream,
-    base: &Path,
+    beside: &mut Beside<'_>,
 ) -> Workload {
     check.choose("workload.path", wire.path, wire::Path);
     check.choose("workload.workers", wire.workers, Workers);
-    check.choose("workload.arrivals", wire.arrivals, Arrivals);
+    let arrivals = check.choose("workload.arrivals", wire.arrivals, Arrivals::Uniform);
     let pods = wire.pods.unwrap_or(1);
     // One subject of an existing stream serves one app.
     let apps = if stream.existing.is_some() { 1 } else { pods };
@@ -38,7 +41,7 @@ pub(super) fn convert(
     ] {
         check.not_zero(path, zero, "write 1 or more");
     }
-    let nobody_reads = matches!(consumer.kind, Some(Text(Choice::Now(ConsumerKind::None))));
+    let rate = rate(check, wire.rate.as_ref(), beside);
     let publishers = wire.publishers.unwrap_or(1);
     Workload {
         pods,
@@ -46,9 +49,11 @@ pub(super) fn convert(
         types,
         publishers,
         subscribers: wire.subscribers.unwrap_or(u32::from(!nobody_reads)),
-        payload: payload(check, wire.payload.as_ref(), base),
-        rate: rate(check, wire.rate.as_ref()),
-        length: length(check, wire, publishers),
+        payload: payload(check, wire.payload.as_ref(), beside.base),
+        length: length(check, wire, publishers, &rate),
+        rate,
+        arrivals,
+        pacing: check.choose("workload.pacing", wire.pacing, Pacing::Sleep),
         client: check.choose("workload.client", wire.client, ClientKind::AsyncNats),
         connections: wire.connections,
         prefill: wire.prefill.unwrap_or(0),
@@ -56,22 +61,28 @@ pub(super) fn convert(
     }
 }
 
-fn rate(check: &mut Check<'_, '_>, wire: Option<&Text<RateText>>) -> Rate {
+fn rate(check: &mut Check<'_, '_>, wire: Option<&Text<RateText>>, beside: &mut Beside<'_>) -> Rate {
     match wire {
         None | Some(Text(RateText::Max)) => Rate::Max,
-        Some(Text(RateText::Constant(per_s))) => Rate::Constant(*per_s),
-        Some(Text(RateText::Program(text))) => {
-            check.later(
-                "workload.rate",
-                &format!("the rate programme \"{text}\""),
-                "write a constant rate like \"5k/s\", or \"max\"; several rates make an axis",
-            );
-            Rate::Max
-        }
+        Some(Text(RateText::Constant(per_s))) => Rate::Open(Arc::new(Program::constant(*per_s))),
+        Some(Text(RateText::Program(program))) => Rate::Open(Arc::new(program.clone())),
+        Some(Text(RateText::Replay(path))) => match beside.rates(path) {
+            Ok(program) => Rate::Open(program),
+            Err(wrong) => {
+                check.refuse(&["workload.rate"], wrong.what, wrong.cure);
+                check.broken.insert("workload.rate".to_owned());
+                Rate::Max
+            }
+        },
     }
 }
 
-fn length(check: &mut Check<'_, '_>, wire: &wire::Workload, publishers: u32) -> Length {
+fn length(
+    check: &mut Check<'_, '_>,
+    wire: &wire::Workload,
+    publishers: u32,
+    rate: &Rate,
+) -> Length {
     let duration = wire.duration.map(|d| d.0.0);
     check.not_zero(
         "workload.duration",
@@ -86,7 +97,11 @@ fn length(check: &mut Check<'_, '_>, wire: &wire::Workload, publishers: u32) -> 
         );
     }
     let Some(messages) = wire.messages else {
-        return Length::Duration(duration.unwrap_or(DEFAULT_DURATION));
+        let program = match rate {
+            Rate::Open(program) if !program.is_constant() => Some(program.length()),
+            _ => None,
+        };
+        return Length::Duration(duration.or(program).unwrap_or(DEFAULT_DURATION));
     };
     if messages < u64::from(publishers.max(1)) {
         check.refuse(

@@ -42,6 +42,9 @@ pub(super) fn render(plan: &Plan) -> String {
         let _ = writeln!(out, "{}", line.trim_end());
     }
     out.push('\n');
+    for line in paces(plan) {
+        let _ = writeln!(out, "Rate     {}", wrapped(&line, "         ").trim());
+    }
     let trials = cells * plan.repeat as usize;
     let _ = writeln!(
         out,
@@ -58,7 +61,14 @@ pub(super) fn render(plan: &Plan) -> String {
     if plan.cells.iter().any(|c| c.at_most) {
         out.push_str(&wrapped(
             "<= closed loop: an upper bound of 250,000 messages/s or 1.5 GB/s, a third of it \
-             with replicas, 20,000/s for each publisher that waits for acks",
+             with replicas, 20,000/s for each publisher that waits for acks, eight times as much \
+             where nothing is stored",
+            "         ",
+        ));
+    }
+    if plan.cells.iter().any(|c| c.mean) {
+        out.push_str(&wrapped(
+            "~  Poisson arrivals: a mean, each trial has its own number",
             "         ",
         ));
     }
@@ -74,13 +84,35 @@ pub(super) fn render(plan: &Plan) -> String {
     out
 }
 
+/// How messages come due, each way once, with the number of its cells where there are others.
+fn paces(plan: &Plan) -> Vec<String> {
+    let mut ways: Vec<(&str, usize)> = Vec::new();
+    for pace in plan.cells.iter().filter_map(|cell| cell.pace.as_deref()) {
+        match ways.iter_mut().find(|(way, _)| *way == pace) {
+            Some((_, cells)) => *cells += 1,
+            None => ways.push((pace, 1)),
+        }
+    }
+    let all = plan.cells.len();
+    ways.into_iter()
+        .map(|(way, cells)| match cells {
+            _ if cells == all => way.to_owned(),
+            _ => format!("{way} ({cells} of {all} cells)"),
+        })
+        .collect()
+}
+
 fn row(cell: &CellPlan) -> [String; 6] {
-    let bound = if cell.at_most { "<= " } else { "" };
+    let numbers = |n: u64| match n {
+        1.. if cell.at_most => format!("<= {}", thousands(n)),
+        1.. if cell.mean => format!("~ {}", thousands(n)),
+        _ => thousands(n),
+    };
     let published = cell.messages.saturating_add(cell.prefilled);
     [
         cell.id.clone(),
-        format!("{bound}{}", thousands(published)),
-        format!("{bound}{}", thousands(cell.deliveries)),
+        numbers(published),
+        numbers(cell.deliveries),
         about(cell.trial),
         human_bytes(cell.memory_bytes),
         cell.disk_bytes.map_or("-".to_owned(), human_bytes),

@@ -104,7 +104,7 @@ fn the_quickstart_takes_less_than_a_minute() {
     assert!(plan.total < Duration::from_mins(1), "{:?}", plan.total);
     let open_loop = scenario.cells.iter().filter(|cell| {
         cell.spec.publish.mode == PublishMode::Async
-            && matches!(cell.spec.workload.rate, Rate::Constant(per_s) if per_s >= 10_000.0)
+            && matches!(&cell.spec.workload.rate, Rate::Open(p) if p.peak_per_s() >= 10_000.0)
     });
     assert_eq!(open_loop.count(), 2);
 }
@@ -122,6 +122,58 @@ fn stream_layout_has_a_profile_for_three_minutes() {
             .iter()
             .all(|c| c.messages == 30_000 && c.deliveries == 300_000)
     );
+}
+
+#[test]
+fn a_program_is_planned_with_its_warmup_and_its_misfit_is_told() {
+    let text = "[workload]\nrate = \"1k/s for 10s, ramp 1k/s to 3k/s over 10s\"\n";
+    let fits = plan(&scenario(text), &ROOMY);
+    // 5 s of warm-up at the first rate, 10,000 and 20,000.
+    assert_eq!(fits.cells[0].messages, 35_000);
+    assert!(fits.warnings.is_empty(), "{:?}", fits.warnings);
+    for (window, messages, words) in [
+        ("15s", 5_000 + 10_000 + 7_500, "its end is cut off"),
+        ("22s", 35_000 + 6_000, "its last rate, 3k/s, goes on"),
+    ] {
+        let text = format!("{text}duration = \"{window}\"\n[matrix]\nworkload.pods = [1, 2, 3]\n");
+        let misfit = plan(&scenario(&text), &ROOMY);
+        assert_eq!(misfit.cells[0].messages, messages);
+        assert_eq!(misfit.warnings.len(), 1, "{:?}", misfit.warnings);
+        assert!(misfit.warnings[0].contains(words), "{:?}", misfit.warnings);
+    }
+}
+
+#[test]
+fn a_program_that_ends_at_rest_ends() {
+    let text = "[workload]\nrate = \"1k/s for 10s, 0/s for 5s\"\nmessages = 10_000\n";
+    let plan = plan(&scenario(text), &ROOMY);
+    assert!(plan.total < Duration::from_mins(2), "{:?}", plan.total);
+}
+
+#[test]
+fn a_stub_stores_nothing_and_acks_what_its_delay_allows() {
+    let text = "[target]\nkind = \"stub\"\ndelay = \"10ms\"\n[publish]\nwindow = 10\n\
+                [workload]\nduration = \"5s\"\n";
+    let plan = plan(&scenario(text), &ROOMY);
+    let cell = &plan.cells[0];
+    assert_eq!((cell.messages, cell.disk_bytes), (10_000, Some(0)));
+    assert!(cell.at_most && cell.deliveries == 0);
+}
+
+#[test]
+fn the_text_of_check_for_rates_that_change() {
+    let scenario = scenario(
+        "[workload]\nduration = \"25s\"\n[matrix]\n\
+         workload.rate = [\"max\", \"5k/s\", \"1k/s for 10s, 5k/s for 10s\", \"ramp 0/s to 20k/s over 25s\"]\n",
+    );
+    insta::assert_snapshot!("check_programs", plan(&scenario, &ROOMY).render());
+    let source = Source {
+        path: None,
+        text: "name = \"random\"\ntarget = \"stub\"\n[workload]\nrate = \"2k/s\"\narrivals = \"poisson\"\n"
+            .to_owned(),
+    };
+    let scenario = load(&source, &Overrides::default()).unwrap_or_else(|e| panic!("{e}"));
+    insta::assert_snapshot!("check_poisson_stub", plan(&scenario, &ROOMY).render());
 }
 
 #[test]

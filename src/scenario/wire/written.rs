@@ -10,8 +10,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use super::super::model::{
-    Absence, Ack, ClientKind, ConsumerKind, Deliver, Encryption, Layout, Op, PublishMode,
-    Retention, Share, Storage, SyncInterval,
+    Absence, Ack, Arrivals, ClientKind, ConsumerKind, Deliver, Encryption, Layout, Op, Pacing,
+    PublishMode, Retention, Share, Storage, SyncInterval,
 };
 use crate::units::{UnitError, as_ns, parse_bytes, parse_duration, parse_rate};
 
@@ -101,6 +101,7 @@ macro_rules! words {
 pub(in crate::scenario) enum TargetKind {
     Embedded,
     External,
+    Stub,
 }
 
 /// `workload.path`, of which this version runs one.
@@ -109,9 +110,6 @@ pub(in crate::scenario) struct Path;
 /// `workload.workers`, of which this version runs one.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::scenario) struct Workers;
-/// `workload.arrivals`, of which this version runs one.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::scenario) struct Arrivals;
 /// `stream.discard`: whether the new one goes.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::scenario) struct Discard(pub(in crate::scenario) bool);
@@ -122,10 +120,13 @@ pub(in crate::scenario) struct Compression(pub(in crate::scenario) bool);
 #[derive(Debug, Clone, Copy)]
 pub(in crate::scenario) struct Persist(pub(in crate::scenario) bool);
 
-words!(TargetKind, "embedded" => Self::Embedded, "external" => Self::External; later "kubernetes");
+words!(TargetKind,
+    "embedded" => Self::Embedded, "external" => Self::External, "stub" => Self::Stub;
+    later "kubernetes");
 words!(Path, "nats" => Self; later "http");
 words!(Workers, "task" => Self; later "process", "pod");
-words!(Arrivals, "uniform" => Self; later "poisson");
+words!(Pacing, "sleep" => Self::Sleep, "spin" => Self::Spin);
+words!(Arrivals, "uniform" => Self::Uniform, "poisson" => Self::Poisson);
 words!(Discard, "old" => Self(false), "new" => Self(true));
 words!(Compression, "none" => Self(false), "s2" => Self(true));
 words!(Persist, "default" => Self(false), "async" => Self(true));
@@ -153,7 +154,7 @@ words!(Absence,
     "max-deliver" => Self::MaxDeliver, "no-interest" => Self::NoInterest);
 
 /// Turns `…; write for example …` of a unit error into message and cure.
-fn with_cure(error: &UnitError) -> String {
+pub(super) fn with_cure(error: &UnitError) -> String {
     error.0.replacen("; write", "\nwrite", 1)
 }
 
@@ -188,31 +189,6 @@ impl Written for SyncInterval {
                 "is neither a duration nor \"always\"",
             )))
         })
-    }
-}
-
-/// `workload.rate`.
-#[derive(Debug, Clone, PartialEq)]
-pub(in crate::scenario) enum RateText {
-    Max,
-    Constant(f64),
-    /// A rate that changes with time.
-    Program(String),
-}
-
-impl Written for RateText {
-    fn read(text: &str) -> Result<Self, String> {
-        let text = text.trim();
-        if text == "max" {
-            return Ok(Self::Max);
-        }
-        let program = text.starts_with("ramp ") || text.starts_with("replay ");
-        if program || text.contains(" for ") {
-            return Ok(Self::Program(text.to_owned()));
-        }
-        parse_rate(text)
-            .map(Self::Constant)
-            .map_err(|e| with_cure(&e))
     }
 }
 

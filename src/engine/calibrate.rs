@@ -1,0 +1,519 @@
+//! A known-answer test of the driver on this machine: built-in scenarios against a stub whose delays
+//! and stalls are known, through the same engine as every other run, without a run directory.
+//!
+//! What is measured and how long is here; what it means is in `record::calibration`. Called by
+//! `jsbench calibrate`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::watch;
+
+use super::run::{Interrupts, Request, run};
+use crate::analysis::analyse;
+use crate::record::calibration::{
+    CALIBRATION_SCHEMA, Calibration, Ceiling, DelayCheck, LagAt, OPTIMISED, RELIABLE_SHARE,
+    StallCheck, judge,
+};
+use crate::record::document::{Outcome, Status, TrialRecord};
+use crate::record::event::Manifest;
+use crate::record::fold::{Fold, TrialLog};
+use crate::scenario::model::{
+    Ack, Arrivals, Cell, CellSpec, ClientKind, Consumer, ConsumerKind, Deliver, Layout, Length,
+    Pacing, Payload, Publish, PublishMode, Rate, Retention, Scenario, Share, Stall, Storage,
+    Stream, Stub, Target, Workload,
+};
+use crate::scenario::plan::Room;
+use crate::scenario::program::Program;
+use crate::units::{as_ns, human_duration, short_rate};
+
+/// Load before each window.
+const WARMUP: Duration = Duration::from_secs(1);
+/// Windows; together with the stall's and all that lies between them about a minute.
+const CEILING_WINDOW: Duration = Duration::from_secs(3);
+const LAG_WINDOW: Duration = Duration::from_secs(2);
+const DELAY_WINDOW: Duration = Duration::from_secs(2);
+/// Two periods of the stall: then the share of messages that it hits is known, whenever it begins.
+const STALL_WINDOW: Duration = Duration::from_secs(10);
+/// A closed loop sends thousands of messages in one period.
+const CLOSED_WINDOW: Duration = Duration::from_secs(5);
+
+const PAYLOAD_BYTES: u64 = 1024;
+const WINDOW: u32 = 1000;
+/// Rate at which times are compared with known ones.
+const CALM_PER_S: f64 = 1_000.0;
+const LAG_RATES_PER_S: [f64; 3] = [1_000.0, 10_000.0, 100_000.0];
+const DELAYS: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_millis(1),
+    Duration::from_millis(5),
+    Duration::from_millis(20),
+];
+const STALL: Stall = Stall {
+    length: Duration::from_millis(200),
+    every: Duration::from_secs(5),
+};
+
+/// What a calibration needs from its caller.
+pub struct Calibrate<'a> {
+    /// Run id.
+    pub run: u64,
+    /// Logical CPUs: the most workers that are tried.
+    pub cpus: u32,
+    /// The manifest of a run of a scenario; always with the same run id.
+    pub manifest: &'a dyn Fn(&Scenario) -> Manifest,
+}
+
+/// Measures the driver; `None` where it was interrupted. Each part is told before it begins.
+///
+/// # Errors
+/// The stub cannot be started or the environment fails.
+pub async fn calibrate(
+    this: &Calibrate<'_>,
+    interrupts: watch::Receiver<Interrupts>,
+    tell: &mut dyn FnMut(&str),
+) -> anyhow::Result<Option<Calibration>> {
+    let mut bench = Bench {
+        this,
+        interrupts,
+        tell,
+        reasons: Vec::new(),
+        unusable: false,
+    };
+    let mut ceilings = Vec::new();
+    for workers in [1, this.cpus] {
+        if ceilings.iter().any(|c: &Ceiling| c.workers == workers) {
+            continue;
+        }
+        let name = format!("ceiling of {workers} {}", plural(workers, "worker"));
+        let measured = bench.measure(&name, ceiling(workers)).await?;
+        if let Some(per_s) = measured.usable().and_then(|t| t.publish.acked_per_s) {
+            ceilings.push(Ceiling {
+                workers,
+                per_s,
+                cpu_ns_per_msg: measured.cpu_ns_per_msg,
+            });
+        }
+    }
+    let of_one = ceilings.iter().find(|c| c.workers == 1);
+    let most_per_s = of_one.map_or(0.0, |c| RELIABLE_SHARE * c.per_s);
+    let mut lags = Vec::new();
+    // Who spins needs a CPU, and the stub another.
+    let spin = (this.cpus > 1).then_some((Pacing::Spin, "spin"));
+    for (pacing, word) in std::iter::once((Pacing::Sleep, "sleep")).chain(spin) {
+        for rate_per_s in LAG_RATES_PER_S.into_iter().filter(|r| *r <= most_per_s) {
+            let name = format!("lag at {}, {word}", short_rate(rate_per_s));
+            // Once: a trial that is invalid because of its lag has measured it all the same.
+            let measured = bench.try_once(&name, lag(rate_per_s, pacing)).await?;
+            let lag = measured.trial.and_then(|t| t.latency.lag);
+            lags.push(LagAt {
+                pacing: word.to_owned(),
+                rate_per_s,
+                p50_ns: lag.as_ref().and_then(|l| l.p50_ns),
+                p99_ns: lag.as_ref().and_then(|l| l.p99_ns),
+                p999_ns: lag.as_ref().and_then(|l| l.p999_ns),
+            });
+        }
+    }
+    let mut delays = Vec::new();
+    for wait in DELAYS {
+        let name = format!("a delay of {}", human_duration(wait));
+        let measured = bench.measure(&name, delay(wait)).await?;
+        let service = measured.usable().and_then(|t| t.latency.service.as_ref());
+        delays.push(DelayCheck::of(as_ns(wait), service.and_then(|s| s.p50_ns)));
+    }
+    let open = bench.measure("stall, open loop", stall_open()).await?;
+    let closed = bench.measure("stall, closed loop", stall_closed()).await?;
+    let response = open.usable().and_then(|t| t.latency.response.as_ref());
+    let service = closed.usable().and_then(|t| t.latency.service.as_ref());
+    let stall = StallCheck::of(
+        as_ns(STALL.length),
+        as_ns(STALL.every),
+        response.and_then(|l| l.p99_ns),
+        service.and_then(|l| l.p99_ns),
+    );
+    if bench.interrupts.borrow().count > 0 {
+        return Ok(None);
+    }
+    let manifest = (this.manifest)(&scenario(ceiling(1)));
+    let (result, mut reasons) = judge(&delays, &stall);
+    let result = match result {
+        Outcome::Pass if bench.unusable => Outcome::Inconclusive,
+        result => result,
+    };
+    reasons.extend(bench.reasons);
+    Ok(Some(Calibration {
+        schema: CALIBRATION_SCHEMA.to_owned(),
+        id: manifest.run_id,
+        measured_at: manifest.started_at,
+        version: manifest.tool.version,
+        optimised: OPTIMISED,
+        host: manifest.host,
+        payload_bytes: PAYLOAD_BYTES,
+        ceilings,
+        lags,
+        delays,
+        stall,
+        result,
+        reasons,
+    }))
+}
+
+fn plural(count: u32, noun: &str) -> String {
+    format!("{noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Runs one built-in scenario after the other.
+struct Bench<'a, 'b> {
+    this: &'a Calibrate<'a>,
+    interrupts: watch::Receiver<Interrupts>,
+    tell: &'b mut dyn FnMut(&str),
+    reasons: Vec<String>,
+    /// A part was invalid twice.
+    unusable: bool,
+}
+
+/// What came of one.
+#[derive(Debug, Default)]
+struct Measured {
+    trial: Option<TrialRecord>,
+    cpu_ns_per_msg: Option<f64>,
+}
+
+impl Measured {
+    fn usable(&self) -> Option<&TrialRecord> {
+        self.trial
+            .as_ref()
+            .filter(|t| matches!(t.status, Status::Valid | Status::Degraded))
+    }
+
+    fn why_not(&self) -> String {
+        match &self.trial {
+            Some(trial) => trial.reasons.join("; "),
+            None => "there was no trial".to_owned(),
+        }
+    }
+}
+
+impl Bench<'_, '_> {
+    /// One trial, and another where the first is not usable: this machine may have had others to
+    /// serve. After an interrupt nothing is measured any more.
+    async fn measure(&mut self, name: &str, spec: CellSpec) -> anyhow::Result<Measured> {
+        let mut measured = Measured::default();
+        for attempt in 0..2 {
+            if self.interrupts.borrow().count > 0 {
+                return Ok(Measured::default());
+            }
+            let again = if attempt == 0 { "" } else { ", again" };
+            measured = self
+                .try_once(&format!("{name}{again}"), spec.clone())
+                .await?;
+            if measured.usable().is_some() {
+                break;
+            }
+            let times = if attempt == 0 {
+                "measured again, since its trial was invalid"
+            } else {
+                "invalid once more"
+            };
+            self.reasons
+                .push(format!("{name}: {times}: {}", measured.why_not()));
+        }
+        self.unusable |= measured.usable().is_none();
+        Ok(measured)
+    }
+
+    /// One trial, told before it begins; none after an interrupt.
+    async fn try_once(&mut self, name: &str, spec: CellSpec) -> anyhow::Result<Measured> {
+        if self.interrupts.borrow().count > 0 {
+            return Ok(Measured::default());
+        }
+        (self.tell)(name);
+        self.once(spec)
+            .await
+            .with_context(|| format!("calibration: {name}"))
+    }
+
+    async fn once(&self, spec: CellSpec) -> anyhow::Result<Measured> {
+        let scenario = scenario(spec);
+        let request = Request {
+            manifest: (self.this.manifest)(&scenario),
+            scenario,
+            run: self.this.run,
+            binary: None,
+            guard: None,
+            access: Vec::new(),
+            keep: false,
+            room: Room {
+                disk_free_bytes: 0,
+                memory_free_bytes: 0,
+                cpus: self.this.cpus,
+            },
+        };
+        let mut fold = Fold::new();
+        let mut emit = |event| {
+            fold.apply(&event);
+            Ok(())
+        };
+        Box::pin(run(&request, self.interrupts.clone(), &mut emit)).await?;
+        let Some(run) = fold.into_run() else {
+            return Ok(Measured::default());
+        };
+        let trials = analyse(&run).cells.into_iter().flat_map(|c| c.trials);
+        Ok(Measured {
+            trial: trials.last(),
+            cpu_ns_per_msg: run.trials.last().and_then(cpu_ns_per_msg),
+        })
+    }
+}
+
+/// CPU time of the workers' threads per acked message, over the intervals within the window.
+fn cpu_ns_per_msg(log: &TrialLog) -> Option<f64> {
+    let (start_ns, end_ns) = log.window?;
+    let within = log
+        .series
+        .iter()
+        .filter(|row| row.end_ns <= end_ns && row.end_ns.saturating_sub(row.length_ns) >= start_ns);
+    let (cpu_ns, acked) = within.fold((0, 0), |(cpu_ns, acked), row| {
+        (cpu_ns + row.health.cpu_ns, acked + row.counts.acked)
+    });
+    (cpu_ns > 0 && acked > 0).then(|| cpu_ns as f64 / acked as f64)
+}
+
+/// As fast as a stub that answers at once allows.
+fn ceiling(workers: u32) -> CellSpec {
+    let mut spec = spec(Stub::default(), Rate::Max, CEILING_WINDOW);
+    spec.workload.pods = workers;
+    spec
+}
+
+/// A constant rate against a stub that answers at once.
+fn lag(rate_per_s: f64, pacing: Pacing) -> CellSpec {
+    let mut spec = spec(Stub::default(), constant(rate_per_s), LAG_WINDOW);
+    spec.workload.pacing = pacing;
+    spec
+}
+
+/// A calm rate against a known delay.
+fn delay(delay: Duration) -> CellSpec {
+    let stub = Stub { delay, stall: None };
+    spec(stub, constant(CALM_PER_S), DELAY_WINDOW)
+}
+
+fn stalling() -> Stub {
+    Stub {
+        delay: Duration::ZERO,
+        stall: Some(STALL),
+    }
+}
+
+/// A calm rate against a periodic stall: it must be seen.
+fn stall_open() -> CellSpec {
+    spec(stalling(), constant(CALM_PER_S), STALL_WINDOW)
+}
+
+/// One message after the other against the same stall: it hits one message of thousands.
+fn stall_closed() -> CellSpec {
+    let mut spec = spec(stalling(), Rate::Max, CLOSED_WINDOW);
+    spec.publish.mode = PublishMode::Sync;
+    spec.publish.window = 1;
+    spec
+}
+
+fn constant(rate_per_s: f64) -> Rate {
+    Rate::Open(Arc::new(Program::constant(rate_per_s)))
+}
+
+fn scenario(spec: CellSpec) -> Scenario {
+    Scenario {
+        name: "calibration".to_owned(),
+        question: None,
+        hypothesis: None,
+        axes: Vec::new(),
+        repeat: 1,
+        cells: vec![Cell {
+            id: "base".to_owned(),
+            factors: BTreeMap::new(),
+            spec,
+        }],
+        path: None,
+        file_sha256: String::new(),
+        resolved_toml: String::new(),
+    }
+}
+
+/// One publisher with a sliding window, and nobody who reads.
+fn spec(stub: Stub, rate: Rate, window: Duration) -> CellSpec {
+    CellSpec {
+        target: Target::Stub(stub),
+        stream: Stream {
+            layout: Layout::Shared,
+            storage: Storage::Memory,
+            replicas: 1,
+            retention: Retention::Limits,
+            discard_new: false,
+            max_bytes: None,
+            max_msgs: None,
+            max_msgs_per_subject: None,
+            max_age: None,
+            duplicate_window: None,
+            compression: false,
+            persist_async: false,
+            existing: None,
+        },
+        consumer: Consumer {
+            kind: ConsumerKind::None,
+            ack: Ack::None,
+            max_ack_pending: 1_000,
+            ack_wait: Duration::from_secs(30),
+            max_deliver: None,
+            deliver: Deliver::All,
+            replicas: None,
+            memory: false,
+            flow_control: false,
+            batch: 200,
+            share: Share::None,
+        },
+        publish: Publish {
+            mode: PublishMode::Async,
+            window: WINDOW,
+            message_id: false,
+            timeout: Duration::from_secs(5),
+            subject: None,
+        },
+        workload: Workload {
+            pods: 1,
+            apps: 1,
+            types: 1,
+            publishers: 1,
+            subscribers: 0,
+            payload: Payload::Random {
+                size_bytes: PAYLOAD_BYTES,
+                compressible: 0.0,
+            },
+            rate,
+            arrivals: Arrivals::Uniform,
+            pacing: Pacing::Sleep,
+            length: Length::Duration(window),
+            client: ClientKind::AsyncNats,
+            connections: None,
+            prefill: 0,
+            drain: Duration::from_secs(5),
+        },
+        warmup: WARMUP,
+        expect: Vec::new(),
+        absences: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::document::LedgerVerdict;
+    use crate::record::fixture;
+
+    async fn once(spec: CellSpec, interrupted: bool) -> Measured {
+        let make = |scenario: &Scenario| {
+            let Rate::Open(program) = &scenario.cells[0].spec.workload.rate else {
+                panic!("an open loop");
+            };
+            let cell = fixture::open("base", &[], program.peak_per_s());
+            let has_consumers = scenario.cells[0].spec.workload.subscribers > 0;
+            let core = scenario.cells[0].spec.publish.mode == PublishMode::Core;
+            let cell = crate::record::event::CellRef {
+                has_consumers,
+                core,
+                ..cell
+            };
+            fixture::manifest(vec![cell], &[])
+        };
+        let this = Calibrate {
+            run: 7,
+            cpus: 1,
+            manifest: &make,
+        };
+        let (tell, interrupts) = watch::channel(Interrupts::default());
+        if interrupted {
+            tell.send_modify(|i| i.count = 1);
+        }
+        let mut bench = Bench {
+            this: &this,
+            interrupts,
+            tell: &mut |_| {},
+            reasons: Vec::new(),
+            unusable: false,
+        };
+        if interrupted {
+            return bench.measure("a", spec).await.expect("nothing to fail");
+        }
+        bench.once(spec).await.expect("a stub needs nothing")
+    }
+
+    fn short(stub: Stub) -> CellSpec {
+        CellSpec {
+            warmup: Duration::from_millis(100),
+            ..spec(stub, constant(500.0), Duration::from_millis(400))
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_stub_acks_all_in_its_time_and_promises_nothing() {
+        let delay = Duration::from_millis(30);
+        let measured = once(short(Stub { delay, stall: None }), false).await;
+        let trial = measured.trial.expect("it ran");
+        assert_eq!(trial.publish.attempted, Some(250), "500/s for 0.5 s");
+        assert_eq!(trial.publish.acked, Some(250));
+        let least = trial.latency.service.expect("acked").min_ns;
+        assert!(least.is_some_and(|ns| ns >= 29_900_000), "{least:?}");
+        assert_eq!(trial.ledger.verdict, LedgerVerdict::NotPromised);
+        assert_eq!(trial.ledger.reasons, ["the stub stores nothing"]);
+        assert_eq!((trial.ledger.lost, trial.ledger.lost_storage), (None, None));
+        assert_eq!(trial.servers[0].name, "stub");
+        assert!(trial.shared_host && trial.streams.is_empty());
+        assert_eq!(
+            trial.resources.driver_cpu_ns_per_msg, None,
+            "the stub's is in it"
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn core_subscribers_read_from_a_stub() {
+        let mut spec = short(Stub::default());
+        spec.publish.mode = PublishMode::Core;
+        spec.consumer.kind = ConsumerKind::Core;
+        spec.workload.subscribers = 2;
+        let trial = once(spec, false).await.trial.expect("it ran");
+        assert_eq!(trial.publish.attempted, Some(250));
+        assert_eq!(trial.deliver.unique, Some(500));
+        assert_eq!(trial.ledger.lost_delivery, Some(0));
+    }
+
+    #[tokio::test]
+    async fn after_an_interrupt_nothing_is_measured() {
+        let measured = once(short(Stub::default()), true).await;
+        assert!(measured.trial.is_none());
+    }
+
+    #[test]
+    fn cpu_per_message_counts_whole_intervals_of_the_window_and_is_null_where_not_measured() {
+        let mut run = fixture::fold(&fixture::small_run()).expect("it began");
+        let log = &mut run.trials[0];
+        assert_eq!(cpu_ns_per_msg(log), None, "the fixture has no CPU times");
+        let (start_ns, end_ns) = log.window.expect("it has a window");
+        let mut expected = (0, 0);
+        for (i, row) in log.series.iter_mut().enumerate() {
+            row.health.cpu_ns = 1_000 * (i as u64 + 1);
+            if row.end_ns <= end_ns && row.end_ns - row.length_ns >= start_ns {
+                expected = (
+                    expected.0 + row.health.cpu_ns,
+                    expected.1 + row.counts.acked,
+                );
+            }
+        }
+        assert!(expected.1 > 0 && log.series.len() > 1);
+        let want = expected.0 as f64 / expected.1 as f64;
+        assert_eq!(cpu_ns_per_msg(log), Some(want));
+    }
+}

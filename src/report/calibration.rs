@@ -1,0 +1,237 @@
+//! What `jsbench calibrate` ends with: its conditions, the figures, the stall in words, the verdict.
+//! At most 80 columns.
+
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+
+use super::clean::{self, hanging};
+use super::text::Style;
+use crate::record::calibration::Calibration;
+use crate::record::document::Outcome;
+use crate::units::{human_bytes, human_duration, human_ns, human_rate, short_rate};
+
+/// The calibration as text; `stored` is where it is kept.
+pub fn text(calibration: &Calibration, stored: Option<&str>, color: bool) -> String {
+    let style = Style(color);
+    let mut lines = head(calibration, &style);
+    let mut section = |title: &str, rows: Vec<Vec<String>>| {
+        lines.push(String::new());
+        lines.extend(hanging("", title, ""));
+        if rows.len() == 1 {
+            lines.push("  not measured".to_owned());
+            return;
+        }
+        let mut rows = table(rows).into_iter();
+        lines.extend(rows.next().map(|head| style.dim(&head)));
+        lines.extend(rows);
+    };
+    let payload = human_bytes(calibration.payload_bytes);
+    section(
+        &format!("Ceiling: closed loop of {payload} messages that are acked at once"),
+        ceilings(calibration),
+    );
+    section(
+        "Lag of one publisher at a constant rate (above 70 % of the ceiling left out)",
+        lags(calibration),
+    );
+    section("Known delays", delays(calibration));
+    lines.push(String::new());
+    let stall = &calibration.stall;
+    let words = format!(
+        "{} every {}: {}",
+        human_duration(Duration::from_nanos(stall.stall_ns)),
+        human_duration(Duration::from_nanos(stall.every_ns)),
+        stall.in_words()
+    );
+    lines.extend(hanging("Stall    ", &words, ""));
+    lines.extend(verdict(calibration, &style));
+    if let Some(path) = stored {
+        lines.extend(hanging("Stored   ", &clean::line(path), ""));
+    }
+    let mut out = lines.join("\n");
+    out.push('\n');
+    out
+}
+
+fn head(calibration: &Calibration, style: &Style) -> Vec<String> {
+    let host = super::view::method::host(&calibration.host);
+    let tool = format!(
+        "jsbench {}, {}",
+        clean::line(&calibration.version),
+        clean::line(&calibration.measured_at)
+    );
+    let mut lines = hanging("calibration   ", &host, "");
+    lines.extend(hanging("              ", &tool, ""));
+    if !calibration.optimised {
+        let warning = "built without optimisation: these figures are of a debug build";
+        lines.push(style.strong("33", warning));
+    }
+    lines
+}
+
+fn ceilings(calibration: &Calibration) -> Vec<Vec<String>> {
+    let mut rows = vec![row(["workers", "acked/s", "CPU per message"])];
+    rows.extend(calibration.ceilings.iter().map(|c| {
+        let cpu = c.cpu_ns_per_msg.map_or_else(dash, human_ns);
+        vec![c.workers.to_string(), human_rate(c.per_s), cpu]
+    }));
+    rows
+}
+
+fn lags(calibration: &Calibration) -> Vec<Vec<String>> {
+    let mut rows = vec![row(["pacing", "rate", "p50", "p99", "p99.9"])];
+    rows.extend(calibration.lags.iter().map(|lag| {
+        let mut row = vec![clean::line(&lag.pacing), short_rate(lag.rate_per_s)];
+        row.extend([lag.p50_ns, lag.p99_ns, lag.p999_ns].map(time));
+        row
+    }));
+    rows
+}
+
+fn delays(calibration: &Calibration) -> Vec<Vec<String>> {
+    let mut rows = vec![row(["delay", "p50 service", "allowed", "result"])];
+    rows.extend(calibration.delays.iter().map(|check| {
+        vec![
+            human_duration(Duration::from_nanos(check.delay_ns)),
+            time(check.service_p50_ns),
+            format!("+- {}", human_ns(check.tolerance_ns as f64)),
+            word(check.result).to_owned(),
+        ]
+    }));
+    rows
+}
+
+fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.map(str::to_owned).to_vec()
+}
+
+fn time(ns: Option<u64>) -> String {
+    ns.map_or_else(dash, |ns| human_ns(ns as f64))
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}
+
+fn table(rows: Vec<Vec<String>>) -> Vec<String> {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((2, 0));
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.lines().map(|l| l.trim_end().to_owned()).collect()
+}
+
+fn word(result: Outcome) -> &'static str {
+    match result {
+        Outcome::Pass => "pass",
+        Outcome::Fail => "FAIL",
+        Outcome::Inconclusive => "inconclusive",
+    }
+}
+
+fn verdict(calibration: &Calibration, style: &Style) -> Vec<String> {
+    let (word, text, color) = match calibration.result {
+        Outcome::Pass => ("PASS", "runs on this machine rely on it", "32"),
+        Outcome::Fail => (
+            "FAIL",
+            "a known answer was missed; no run relies on it",
+            "31",
+        ),
+        Outcome::Inconclusive => (
+            "INCONCLUSIVE",
+            "not all could be measured; no run relies on it",
+            "33",
+        ),
+    };
+    let mut lines = hanging("Verdict  ", &format!("{word}: {text}"), "");
+    if let Some(first) = lines.first_mut() {
+        let word = format!("{word}:");
+        *first = first.replacen(&word, &style.strong(color, &word), 1);
+    }
+    for reason in &calibration.reasons {
+        lines.extend(hanging("         ", &clean::line(reason), ""));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::calibration::{DelayCheck, StallCheck, judge};
+    use crate::record::document::Host;
+    use crate::report::fixture;
+
+    fn sample() -> Calibration {
+        Calibration {
+            host: Host {
+                os: "Linux 6.1.0".into(),
+                arch: "x86_64".into(),
+                cpu: Some("A CPU with a rather long model name @ 2.20GHz".into()),
+                cpus: 2,
+                memory: Some(8 << 30),
+            },
+            ..fixture::sample()
+                .0
+                .manifest
+                .calibration
+                .expect("it has one")
+        }
+    }
+
+    const PATH: &str = "/home/a/.local/share/jsbench/calibration.json";
+
+    #[test]
+    fn a_calibration_is_a_page_of_text() {
+        insta::assert_snapshot!(text(&sample(), Some(PATH), false));
+    }
+
+    #[test]
+    fn one_that_missed_answers_says_which() {
+        let mut missed = sample();
+        missed.optimised = false;
+        missed.ceilings[1].cpu_ns_per_msg = None;
+        missed.lags.clear();
+        missed.delays = [
+            (0, Some(350_000)),
+            (1_000_000, Some(1_080_000)),
+            (5_000_000, None),
+        ]
+        .map(|(delay_ns, p50_ns)| DelayCheck::of(delay_ns, p50_ns))
+        .to_vec();
+        missed.stall = StallCheck::of(
+            200_000_000,
+            5_000_000_000,
+            Some(90_000_000),
+            Some(20_000_000),
+        );
+        (missed.result, missed.reasons) = judge(&missed.delays, &missed.stall);
+        missed.reasons.push(
+            "lag at 1k/s: measured again, since its trial was invalid: driver late: lag p99 9.1 ms"
+                .into(),
+        );
+        insta::assert_snapshot!(text(&missed, None, false));
+    }
+
+    #[test]
+    fn no_line_is_too_long_and_color_adds_codes_and_nothing_else() {
+        let plain = text(&sample(), Some(PATH), false);
+        assert!(
+            plain.lines().all(|l| clean::width(l) <= clean::COLUMNS),
+            "{plain}"
+        );
+        let mut colored = text(&sample(), Some(PATH), true);
+        assert!(colored.contains("\u{1b}[1;32mPASS:"), "{colored}");
+        for code in ["\u{1b}[1;32m", "\u{1b}[2m", "\u{1b}[0m"] {
+            colored = colored.replace(code, "");
+        }
+        assert_eq!(colored, plain);
+    }
+}
