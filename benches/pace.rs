@@ -66,23 +66,23 @@ fn main() {
                 let lags = measure(way, rate_per_s, publishers, length);
                 let us = |q: f64| lags.value_at_quantile(q) as f64 / 1e3;
                 seen.entry(way).or_default().push(Round {
-                    p50_us: us(0.5),
-                    p99_us: us(0.99),
-                    cpu_us: (cpu_ns() - before_ns) as f64 / 1e3 / lags.len() as f64,
+                    p50: us(0.5),
+                    p99: us(0.99),
+                    cpu: (cpu_ns() - before_ns) as f64 / 1e3 / lags.len() as f64,
                 });
             }
         }
-        let naive: Vec<f64> = seen[&Way::SleepUntil].iter().map(|r| r.p99_us).collect();
+        let naive: Vec<f64> = seen[&Way::SleepUntil].iter().map(|r| r.p99).collect();
         for (way, rounds) in &seen {
             let of = |value: fn(&Round) -> f64| rounds.iter().map(value).collect::<Vec<f64>>();
-            let p99 = of(|r| r.p99_us);
+            let p99 = of(|r| r.p99);
             let ratio: Vec<f64> = naive.iter().zip(&p99).map(|(n, p)| n / p).collect();
             println!(
                 "| {rate_per_s} | {publishers} | {way:?} | {} | {} | {} | {} |",
-                spread(of(|r| r.p50_us)),
+                spread(of(|r| r.p50)),
                 spread(p99),
                 spread(ratio),
-                spread(of(|r| r.cpu_us)),
+                spread(of(|r| r.cpu)),
             );
         }
     }
@@ -92,11 +92,11 @@ fn main() {
     println!("steal: {share:.1} % of the CPU time went to other machines");
 }
 
-/// What one round of one way showed.
+/// What one round of one way showed, in microseconds.
 struct Round {
-    p50_us: f64,
-    p99_us: f64,
-    cpu_us: f64,
+    p50: f64,
+    p99: f64,
+    cpu: f64,
 }
 
 /// `median [least, most]`
