@@ -33,7 +33,8 @@ fn a_calibration_is_judged_by_its_numbers_stored_and_used() {
         "stall, open loop",
     ] {
         // Without a ceiling no rate is known to be below it.
-        let skipped = part.starts_with("lag") && measured.ceilings.is_empty();
+        let of_one = measured.ceilings.iter().any(|c| c.workers == 1);
+        let skipped = part.starts_with("lag") && !of_one;
         assert_eq!(err.lines().any(|l| l == part), !skipped, "{part}: {err}");
     }
     agree(&measured, output.status.code());
@@ -96,7 +97,7 @@ fn relations(measured: &Calibration) {
     }
     let stall = &measured.stall;
     assert_eq!(stall.expected_p99_ns, 150_000_000);
-    if let Some(open_ns) = stall.response_p99_ns {
+    if let (Outcome::Pass, Some(open_ns)) = (stall.result, stall.response_p99_ns) {
         assert!((75_000_000..=225_000_000).contains(&open_ns), "{stall:?}");
         if let Some(closed_ns) = stall.closed_loop_p99_ns {
             assert!(closed_ns < open_ns / 10, "{stall:?}");

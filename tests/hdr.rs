@@ -51,7 +51,8 @@ fn the_interval_log_read_by_an_independent_reader_has_the_quantiles_of_the_recor
                     trial["trial"]
                 );
                 let ours = &trial["latency"][metric];
-                assert!(u(&ours["count"]) >= 8_000, "{tag} {ours}");
+                // All that was due in 3 s at 3k/s. Ranks of other counts are rounded differently.
+                assert_eq!(u(&ours["count"]), 9_000, "{tag}");
                 for key in ["count", "p50_ns", "p90_ns", "p99_ns"] {
                     assert_eq!(u(&ours[key]), u(&read[&tag][key]), "{tag} {key}");
                     compared += 1;

@@ -3,8 +3,9 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::{
@@ -40,8 +41,8 @@ fn duration_ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).expect("short")
 }
 
-/// The first trial of a run that is valid, of up to four: neighbours on the machine may make the
-/// driver late, which it then says.
+/// The first trial of a run that is valid, of up to four, or degraded by the machine alone:
+/// neighbours may make the driver late, which it then says.
 fn valid_trial(dir: &Path, url: &str, settings: &[&str]) -> Value {
     let mut last = Value::Null;
     for attempt in 0..4 {
@@ -53,11 +54,21 @@ fn valid_trial(dir: &Path, url: &str, settings: &[&str]) -> Value {
         }
         run(&mut command, 0);
         last = first_trial(&dir.join(out));
-        if last["status"] == "valid" {
+        let late = last["reasons"].to_string().contains("driver");
+        if last["status"] == "valid" || last["status"] == "degraded" && !late {
             return last;
         }
     }
-    panic!("not once valid: {} {}", last["status"], last["reasons"])
+    panic!(
+        "not once without fault of the driver: {} {}",
+        last["status"], last["reasons"]
+    )
+}
+
+/// One load at a time: what is measured here is not the neighbours.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How many intervals the journal of a run holds.
@@ -66,17 +77,23 @@ fn intervals(run: &Path) -> usize {
     journal.matches("\"type\":\"interval\"").count()
 }
 
-#[test]
-fn a_stalled_server_shows_in_response_and_not_in_service_or_lag() {
-    let server = Server::start("");
-    let dir = scenario(OPEN);
-    let child = jsbench(dir.path())
-        .args(["run", "s.toml", "--out", "r", "--server", &server.url])
+/// A run whose server stands still for two seconds, and for how many ns it did.
+fn stalled_run(dir: &Path, name: &str, server: &Server) -> (PathBuf, u64) {
+    let child = jsbench(dir)
+        .args([
+            "run",
+            "s.toml",
+            "--no-fail",
+            "--out",
+            name,
+            "--server",
+            &server.url,
+        ])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program starts");
-    let out = dir.path().join("r");
+    let out = dir.join(name);
     wait_for("the window", || (intervals(&out) >= 3).then_some(()));
     // The stall itself, not a wait for something.
     let stopped = Instant::now();
@@ -84,8 +101,20 @@ fn a_stalled_server_shows_in_response_and_not_in_service_or_lag() {
     std::thread::sleep(Duration::from_secs(2));
     signal(server.pid(), "CONT");
     let stall_ns = duration_ns(stopped.elapsed());
-    let output = child.wait_with_output().expect("it ends");
-    check(&output, 0);
+    check(&child.wait_with_output().expect("it ends"), 0);
+    (out, stall_ns)
+}
+
+#[test]
+fn a_stalled_server_shows_in_response_and_not_in_service_or_lag() {
+    let _alone = alone();
+    let server = Server::start("");
+    let dir = scenario(OPEN);
+    // A machine that is too busy makes the trial invalid, and says so.
+    let (out, stall_ns) = (0..3)
+        .map(|attempt| stalled_run(dir.path(), &format!("r{attempt}"), &server))
+        .find(|(out, _)| first_trial(out)["status"] != "invalid")
+        .expect("a trial that can be used");
     let trial = first_trial(&out);
     let response_ns = ns(&trial, "response", "p99");
     assert!(
@@ -101,6 +130,7 @@ fn a_stalled_server_shows_in_response_and_not_in_service_or_lag() {
 
 #[test]
 fn service_time_is_the_delay_of_a_proxy() {
+    let _alone = alone();
     let server = Server::start("");
     let delay = Duration::from_millis(60);
     let url = delaying_proxy(&server.url, delay);
@@ -119,6 +149,7 @@ fn service_time_is_the_delay_of_a_proxy() {
 
 #[test]
 fn a_window_too_small_for_the_delay_saturates_and_is_valid() {
+    let _alone = alone();
     let server = Server::start("");
     let delay = Duration::from_millis(60);
     let url = delaying_proxy(&server.url, delay);
@@ -148,7 +179,67 @@ fn a_window_too_small_for_the_delay_saturates_and_is_valid() {
 }
 
 #[test]
+fn a_driver_that_is_late_at_the_end_still_sends_what_was_due() {
+    let _alone = alone();
+    let server = Server::start("");
+    let dir = scenario(&OPEN.replace("500/s", "2k/s").replace("6s", "2s"));
+    // A window that the late ones fill many times over.
+    let child = jsbench(dir.path())
+        .args([
+            "run",
+            "s.toml",
+            "--out",
+            "r",
+            "--no-fail",
+            "--server",
+            &server.url,
+        ])
+        .args(["--set", "publish.window=20"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let out = dir.path().join("r");
+    wait_for("two of three seconds", || {
+        (intervals(&out) >= 2).then_some(())
+    });
+    // Stands still across the end of the load.
+    std::thread::sleep(Duration::from_millis(700));
+    signal(child.id(), "STOP");
+    std::thread::sleep(Duration::from_millis(800));
+    signal(child.id(), "CONT");
+    check(&child.wait_with_output().expect("it ends"), 0);
+    let trial = first_trial(&out);
+    assert_eq!(
+        u(&trial["publish"]["attempted"]),
+        6_000,
+        "3 s at 2k/s: {trial}"
+    );
+    assert_eq!(u(&trial["latency"]["lag"]["censored"]), 0);
+    assert!(
+        ns(&trial, "lag", "max") > 300_000_000,
+        "it was late: {trial}"
+    );
+}
+
+#[test]
+fn more_than_the_driver_can_send_is_its_failure() {
+    let _alone = alone();
+    let rate = "name = \"over\"\n[target]\nkind = \"stub\"\n[workload]\nrate = \"5M/s\"\n\
+                duration = \"1s\"\n[trials]\nrepeat = 1\nwarmup = \"0s\"\n[publish]\nwindow = 60000\n";
+    let dir = scenario(rate);
+    run(
+        jsbench(dir.path()).args(["run", "s.toml", "--out", "r"]),
+        13,
+    );
+    let trial = first_trial(&dir.path().join("r"));
+    assert_eq!(trial["status"], "invalid", "{trial}");
+    assert!(trial["reasons"].to_string().contains("driver"), "{trial}");
+}
+
+#[test]
 fn a_rate_program_sends_exactly_what_is_due() {
+    let _alone = alone();
     let server = Server::start("");
     let dir = scenario(&OPEN.replace("duration = \"6s\"", ""));
     std::fs::write(
@@ -190,6 +281,7 @@ fn a_rate_program_sends_exactly_what_is_due() {
 
 #[test]
 fn poisson_arrivals_of_a_seed_are_the_same_again_and_come_at_the_rate() {
+    let _alone = alone();
     let server = Server::start("");
     let dir = scenario(&OPEN.replace("6s", "2s"));
     let attempted = |seed: &str, out: &str| {
@@ -225,4 +317,44 @@ fn poisson_arrivals_of_a_seed_are_the_same_again_and_come_at_the_rate() {
     for count in counts {
         assert!((1_300..1_700).contains(&count), "{count}");
     }
+}
+
+#[test]
+fn times_of_messages_without_an_answer_satisfy_no_limit() {
+    let _alone = alone();
+    let dir = scenario(
+        r#"
+name = "censored"
+target = { kind = "stub", delay = "10s" }
+
+[publish]
+timeout = "1s"
+
+[workload]
+rate = "100/s"
+duration = "1s"
+
+[trials]
+repeat = 1
+warmup = "0s"
+
+[expect]
+service.p50 = "<= 5s"
+"#,
+    );
+    let (out, _) = run(
+        jsbench(dir.path()).args(["run", "s.toml", "--out", "r"]),
+        13,
+    );
+    assert!(
+        out.contains("100 without an answer of 100 publishes"),
+        "{out}"
+    );
+    let record = common::json(&dir.path().join("r/record.json"));
+    let judged = &record["expectations"][0];
+    assert_eq!(
+        judged["result"], "inconclusive",
+        "the truth is 10 s: {judged}"
+    );
+    assert!(u(&record["cells"][0]["trials"][0]["latency"]["service"]["censored"]) >= 100);
 }

@@ -82,7 +82,7 @@ fn one_cell(cell: &CellRef, record: &CellRecord) -> String {
     let Some(offered) = open_loop_rate else {
         return format!("{rate}, {trials}");
     };
-    let offered = short_rate(offered);
+    let offered = cell.program.clone().unwrap_or_else(|| short_rate(offered));
     if usable(&record.trials).any(|t| t.saturated == Some(true)) {
         return format!("{offered} is not sustained: {rate}, {trials}");
     }

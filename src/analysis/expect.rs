@@ -4,6 +4,7 @@
 use crate::measure::histogram::LatencySummary;
 use crate::record::document::{CellRecord, ExpectationResult, Outcome, TrialRecord};
 use crate::record::event::{CellRef, ExpectationRef};
+use crate::units::thousands;
 
 use super::{stats, summary};
 
@@ -82,16 +83,20 @@ fn value(name: &str, trial: &TrialRecord) -> Option<f64> {
     count.map(|n| n as f64)
 }
 
+fn summary<'a>(latency: &str, trial: &'a TrialRecord) -> Option<&'a LatencySummary> {
+    let latencies = &trial.latency;
+    match latency {
+        "lag" => latencies.lag.as_ref(),
+        "service" => latencies.service.as_ref(),
+        "response" => latencies.response.as_ref(),
+        "e2e" => latencies.e2e.as_ref(),
+        _ => None,
+    }
+}
+
 fn latency_ns(name: &str, trial: &TrialRecord) -> Option<u64> {
     let (latency, quantile) = name.split_once('.')?;
-    let latencies = &trial.latency;
-    let summary: &LatencySummary = match latency {
-        "lag" => latencies.lag.as_ref()?,
-        "service" => latencies.service.as_ref()?,
-        "response" => latencies.response.as_ref()?,
-        "e2e" => latencies.e2e.as_ref()?,
-        _ => return None,
-    };
+    let summary = summary(latency, trial)?;
     match quantile {
         "min" => summary.min_ns,
         "mean" => summary.mean_ns,
@@ -157,8 +162,14 @@ fn judge_one(cell: &CellRef, expectation: &ExpectationRef, trials: &[&TrialRecor
         Some(Subject::Count | Subject::LedgerCount) => {
             by_worst_trial(test, &measured(&expectation.name, trials))
         }
-        Some(Subject::Latency | Subject::Rate) => {
-            by_trials(test, &measured(&expectation.name, trials))
+        Some(Subject::Rate) => by_trials(test, &measured(&expectation.name, trials)),
+        Some(Subject::Latency) => {
+            let decision = by_trials(test, &measured(&expectation.name, trials));
+            if decision.outcome == Outcome::Pass && test.op.starts_with('<') {
+                uncensored(test, &expectation.name, trials, decision)
+            } else {
+                decision
+            }
         }
     };
     Judged {
@@ -171,6 +182,50 @@ fn judge_one(cell: &CellRef, expectation: &ExpectationRef, trials: &[&TrialRecor
             limit: expectation.limit,
             reason: decision.reason,
         },
+    }
+}
+
+/// Times of messages that had no answer are longer than recorded: a limit holds only where it holds
+/// whatever they are.
+fn uncensored(test: Test<'_>, name: &str, trials: &[&TrialRecord], held: Decision) -> Decision {
+    let Some((latency, statistic)) = name.split_once('.') else {
+        return held;
+    };
+    let most: Vec<(u32, Option<f64>)> = trials
+        .iter()
+        .map(|trial| {
+            let most_ns = summary(latency, trial).and_then(|s| at_most_ns(s, statistic));
+            (trial.trial, most_ns.map(|ns| ns as f64))
+        })
+        .collect();
+    let unknown = most.iter().any(|(_, most_ns)| most_ns.is_none());
+    if !unknown && by_trials(test, &most).outcome == Outcome::Pass {
+        return held;
+    }
+    let censored = trials.iter().filter_map(|trial| summary(latency, trial));
+    let (censored, count) = censored.fold((0, 0), |(c, n), s| (c + s.censored, n + s.count));
+    Decision {
+        outcome: Outcome::Inconclusive,
+        value: held.value,
+        reason: Some(format!(
+            "{} of {} messages had no answer or were never sent, and their times are longer than \
+             recorded: the value is at least this",
+            thousands(censored),
+            thousands(count)
+        )),
+    }
+}
+
+/// The most that a statistic can be; `None` where that is not known.
+fn at_most_ns(summary: &LatencySummary, statistic: &str) -> Option<u64> {
+    match statistic {
+        "p50" => summary.at_most_ns(0.5),
+        "p90" => summary.at_most_ns(0.9),
+        "p99" => summary.at_most_ns(0.99),
+        "p999" => summary.at_most_ns(0.999),
+        "max" => summary.at_most_ns(1.0),
+        "mean" => summary.mean_ns.filter(|_| summary.censored == 0),
+        _ => summary.min_ns,
     }
 }
 
@@ -446,7 +501,13 @@ mod tests {
             let run = fixture::fold(&events).expect("it began");
             crate::analysis::analyse(&run).expectations.remove(0)
         };
-        assert_eq!(cell("response.p50", 2.1e6).result, Pass);
+        // Some had no answer: the median is 2 ms or more, and 4 ms at most.
+        assert_eq!(cell("response.p50", 4.1e6).result, Pass);
+        let at_least = cell("response.p50", 2.1e6);
+        assert_eq!(at_least.result, Inconclusive);
+        assert!(at_least.value.is_some_and(|ns| ns < 2.1e6));
+        let reason = at_least.reason.unwrap_or_default();
+        assert!(reason.contains("messages had no answer"), "{reason}");
         assert_eq!(cell("response.p50", 1.9e6).result, Fail);
         let none = cell("response.p99", 1e9);
         assert_eq!((none.result, none.value), (Inconclusive, None));

@@ -222,7 +222,11 @@ fn sustained(cells: &[Cell<'_>]) -> Vec<Finding> {
         let Some(rate) = cell.cell.rate_per_s.filter(|_| open_loop) else {
             continue;
         };
-        let rate = short_rate(rate);
+        let rate = cell
+            .cell
+            .program
+            .clone()
+            .unwrap_or_else(|| short_rate(rate));
         match rates.iter_mut().find(|(r, _)| *r == rate) {
             Some((_, cells)) => cells.push(*cell),
             None => rates.push((rate, vec![*cell])),

@@ -64,9 +64,10 @@ fn finished(log: &TrialLog, cell: &CellRef, result: &TrialResult) -> TrialRecord
         reasons: result.reasons.clone(),
         shared_host: result.shared_host,
         window_ns: Some(result.window_ns),
-        saturated: offered
-            .filter(|_| acks)
-            .map(|offered| (result.window_acked as f64) < SUSTAINED * offered as f64),
+        saturated: offered.filter(|_| acks).map(|offered| {
+            let due = offered as f64 - in_flight_more(log, cell);
+            (result.window_acked as f64) < SUSTAINED * due
+        }),
         offered_per_s: offered.and_then(|n| per_s(n, result.window_ns)),
         blocked_ns: cell.has_publishers.then_some(result.blocked_ns),
         publish: publish_record(cell, result),
@@ -83,12 +84,21 @@ fn finished(log: &TrialLog, cell: &CellRef, result: &TrialResult) -> TrialRecord
         .and_then(|l| little::judge(l, result.reconnects));
     // No fault strikes yet; once one does, what it cut is not the driver's failure.
     let fault_on = !record.faults.is_empty();
-    let reasons = validity::judge(log, cell, result, fault_on);
+    let saturated = record.saturated == Some(true);
+    let reasons = validity::judge(log, cell, result, saturated, fault_on);
     for (status, reason) in reasons.into_iter().chain(in_flight) {
         record.status = record.status.max(status);
         record.reasons.push(reason);
     }
     record
+}
+
+/// Messages that are in flight at the end of the window and were not at its start because the rate
+/// rose meanwhile (Little's law): their acks come later however well the target keeps up.
+fn in_flight_more(log: &TrialLog, cell: &CellRef) -> f64 {
+    let service = log.histograms.get(&Metric::Service);
+    let mean_s = service.map_or(0.0, |h| h.mean() / NS_PER_S as f64);
+    (cell.rate_change_per_s * mean_s).max(0.0)
 }
 
 /// Events per second of a window; `None` for an empty window.

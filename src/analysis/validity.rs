@@ -18,6 +18,10 @@ const LATE_NS: f64 = 1e6;
 /// It was so late that the trial says nothing above this, or above half of the response time.
 const USELESS_NS: f64 = 5e6;
 
+/// Of the messages due in the window, how many must have been recorded, but for a few.
+const RECORDED: f64 = 0.99;
+const FEW: f64 = 10.0;
+
 /// Shares above which a trial is degraded, or invalid.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
@@ -100,11 +104,12 @@ const CLOCK_STEP_NS: u64 = 50_000_000;
 const SAMPLED_LATE_NS: i64 = 50_000_000;
 
 /// Everything that can be said against the trial of `log`, with the status that it costs.
-/// `fault_on`: something was broken on purpose.
+/// `saturated`: not all that was due was acked; `fault_on`: something was broken on purpose.
 pub fn judge(
     log: &TrialLog,
     cell: &CellRef,
     result: &TrialResult,
+    saturated: bool,
     fault_on: bool,
 ) -> Vec<(Status, String)> {
     let acks = cell.has_publishers && !cell.core;
@@ -116,10 +121,11 @@ pub fn judge(
     [
         lag.and_then(|lag| late(lag, response)),
         conservation(result).filter(|_| acks),
+        unrecorded(result, response.filter(|_| open_loop)),
         starved(log, result),
         around.and_then(throttled),
         around.and_then(cpu).filter(|_| !cell.spin),
-        driver_bound(log, result).filter(|_| !cell.spin),
+        driver_bound(log, result, saturated).filter(|_| !cell.spin),
         around.and_then(steal),
         around.and_then(pressure),
         reconnects(result).filter(|_| !fault_on),
@@ -166,6 +172,21 @@ fn conservation(result: &TrialResult) -> Option<(Status, String)> {
             Status::Invalid,
             format!(
                 "conservation broken: {attempted} attempted, but {acked} acked + {refused} refused + {unknown} unknown = {ended}"
+            ),
+        )
+    })
+}
+
+/// Every message that was due in the window must have a response time, unless it was refused. A
+/// window that is known only afterwards begins some messages late.
+fn unrecorded(result: &TrialResult, response: Option<&Histogram<u64>>) -> Option<(Status, String)> {
+    let (offered, recorded) = (result.offered?, response?.len());
+    let told = recorded + result.refused.unwrap_or(0);
+    ((told as f64) < RECORDED * offered as f64 - FEW).then(|| {
+        (
+            Status::Invalid,
+            format!(
+                "conservation broken: {offered} messages were due in the window, and {recorded} have a response time"
             ),
         )
     })
@@ -294,9 +315,13 @@ fn cpu(around: &Around<'_>) -> Option<(Status, String)> {
     ))
 }
 
-fn driver_bound(log: &TrialLog, result: &TrialResult) -> Option<(Status, String)> {
+/// The driver gave all it has. Where that was not enough, it was not the target that fell behind.
+fn driver_bound(log: &TrialLog, result: &TrialResult, saturated: bool) -> Option<(Status, String)> {
     let share = health(log, result)?.busiest_cpu_ns as f64 / result.window_ns as f64;
-    let status = BUSIEST.status(share)?;
+    let status = match BUSIEST.status(share)? {
+        Status::Degraded if saturated => Status::Invalid,
+        status => status,
+    };
     Some((
         status,
         format!(
@@ -427,7 +452,7 @@ mod tests {
         }
 
         fn judged(&self) -> Vec<(Status, String)> {
-            judge(&self.log, &self.cell, &self.result, false)
+            judge(&self.log, &self.cell, &self.result, false, false)
         }
 
         /// The one thing said against it.
@@ -598,6 +623,14 @@ mod tests {
             trial(true, 990).reason(),
             "driver-bound: the busiest worker's thread ran for 99 % of the window"
         );
+        let (full, spare) = (trial(false, 990), trial(false, 900));
+        let status = |t: &Trial, saturated| {
+            let judged = judge(&t.log, &t.cell, &t.result, saturated, false);
+            judged.into_iter().map(|(status, _)| status).max()
+        };
+        assert_eq!(status(&full, false), Some(Status::Degraded));
+        assert_eq!(status(&full, true), Some(Status::Invalid), "whose fault?");
+        assert_eq!(status(&spare, true), None, "the target's");
     }
 
     #[test]
@@ -648,7 +681,10 @@ mod tests {
         trial.result.reconnects = 2;
         assert_eq!(trial.status(), DEGRADED);
         assert_eq!(trial.reason(), "reconnects: connections were cut 2 times");
-        assert_eq!(judge(&trial.log, &trial.cell, &trial.result, true), []);
+        assert_eq!(
+            judge(&trial.log, &trial.cell, &trial.result, false, true),
+            []
+        );
     }
 
     #[test]

@@ -48,11 +48,24 @@ pub fn calibrate(args: &args::Calibrate, color: Color) -> anyhow::Result<u8> {
         eprintln!("interrupted: nothing was stored");
         return Ok(if signal == 15 { 143 } else { 130 });
     };
-    let stored = calibration.store(&path);
+    // One that runs here rely on is not given up for a noisy minute.
+    let kept = match Calibration::relied_on(&path, &manifest::host()).0 {
+        Some(earlier) if calibration.result != Outcome::Pass => {
+            let when = &earlier.measured_at;
+            eprintln!("kept the calibration of {when}, which passed; this one is not stored");
+            true
+        }
+        _ => false,
+    };
+    let stored = if kept {
+        Ok(())
+    } else {
+        calibration.store(&path)
+    };
     if args.json {
         print(format!("{}\n", serde_json::to_string_pretty(&calibration)?).as_bytes())?;
     } else {
-        let shown = stored.is_ok().then(|| path.display().to_string());
+        let shown = (stored.is_ok() && !kept).then(|| path.display().to_string());
         let colored = color.on(std::io::stdout().is_terminal());
         print(text(&calibration, shown.as_deref(), colored).as_bytes())?;
     }

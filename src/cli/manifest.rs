@@ -75,6 +75,17 @@ fn cell(cell: &Cell) -> CellRef {
             Rate::Open(program) if !program.is_constant() => Some(program.text().to_owned()),
             _ => None,
         },
+        rate_change_per_s: match (&load.rate, load.length) {
+            (Rate::Open(program), Length::Duration(window)) if !program.is_constant() => {
+                let before = if cell.spec.warmup.is_zero() {
+                    0.0
+                } else {
+                    program.first_per_s()
+                };
+                program.at_per_s(as_ns(window)) - before
+            }
+            _ => 0.0,
+        },
         spin: load.pacing == Pacing::Spin,
         poisson: load.rate != Rate::Max && load.arrivals == Arrivals::Poisson,
         file: !core && cell.spec.stream.storage == Storage::File,

@@ -353,12 +353,15 @@ fn repeat(args: &args::Run, seed: u64) -> String {
 
 /// A `--set` as it may be written down: of the target only what cannot hold a secret.
 fn without_secrets(set: &str) -> String {
-    const PLAIN: [&str; 10] = [
+    const PLAIN: [&str; 13] = [
         "kind",
         "servers",
         "cpus",
         "memory",
         "sync_interval",
+        "delay",
+        "stall",
+        "stall_every",
         "store_dir",
         "encryption",
         "accounts",

@@ -27,7 +27,7 @@ use crate::scenario::model::{
 };
 use crate::scenario::plan::Room;
 use crate::scenario::program::Program;
-use crate::units::{as_ns, human_duration, short_rate};
+use crate::units::{as_ns, human_duration, human_ns, short_rate};
 
 /// Load before each window.
 const WARMUP: Duration = Duration::from_secs(1);
@@ -40,6 +40,8 @@ const STALL_WINDOW: Duration = Duration::from_secs(10);
 /// A closed loop sends thousands of messages in one period.
 const CLOSED_WINDOW: Duration = Duration::from_secs(5);
 
+/// A worker that uses this share of a CPU gave all it has.
+const FULL: f64 = 0.9;
 const PAYLOAD_BYTES: u64 = 1024;
 const WINDOW: u32 = 1000;
 /// Rate at which times are compared with known ones.
@@ -93,6 +95,7 @@ pub async fn calibrate(
             ceilings.push(Ceiling {
                 workers,
                 per_s,
+                at_least: measured.busy.is_none_or(|share| share < FULL),
                 cpu_ns_per_msg: measured.cpu_ns_per_msg,
             });
         }
@@ -144,6 +147,7 @@ pub async fn calibrate(
         result => result,
     };
     reasons.extend(bench.reasons);
+    reasons.extend(lags.iter().filter_map(late));
     Ok(Some(Calibration {
         schema: CALIBRATION_SCHEMA.to_owned(),
         id: manifest.run_id,
@@ -159,6 +163,18 @@ pub async fn calibrate(
         result,
         reasons,
     }))
+}
+
+/// A lag that would stamp a trial in which messages take less than ten times as long.
+fn late(lag: &LagAt) -> Option<String> {
+    let p99_ns = lag.p99_ns.filter(|ns| *ns > 1_000_000)?;
+    Some(format!(
+        "lag p99 at {} with pacing {} is {}: trials at such rates are degraded unless response p99 is \
+         ten times that",
+        short_rate(lag.rate_per_s),
+        lag.pacing,
+        human_ns(p99_ns as f64)
+    ))
 }
 
 fn plural(count: u32, noun: &str) -> String {
@@ -180,6 +196,8 @@ struct Bench<'a, 'b> {
 struct Measured {
     trial: Option<TrialRecord>,
     cpu_ns_per_msg: Option<f64>,
+    /// CPU of the busiest worker, of the window.
+    busy: Option<f64>,
 }
 
 impl Measured {
@@ -265,6 +283,7 @@ impl Bench<'_, '_> {
         Ok(Measured {
             trial: trials.last(),
             cpu_ns_per_msg: run.trials.last().and_then(cpu_ns_per_msg),
+            busy: run.trials.last().and_then(busy),
         })
     }
 }
@@ -280,6 +299,22 @@ fn cpu_ns_per_msg(log: &TrialLog) -> Option<f64> {
         (cpu_ns + row.health.cpu_ns, acked + row.counts.acked)
     });
     (cpu_ns > 0 && acked > 0).then(|| cpu_ns as f64 / acked as f64)
+}
+
+/// CPU time of the busiest worker's thread as a share of the intervals within the window.
+fn busy(log: &TrialLog) -> Option<f64> {
+    let (start_ns, end_ns) = log.window?;
+    let within = log
+        .series
+        .iter()
+        .filter(|row| row.end_ns <= end_ns && row.end_ns.saturating_sub(row.length_ns) >= start_ns);
+    let (cpu_ns, length_ns) = within.fold((0, 0), |(cpu_ns, length_ns), row| {
+        (
+            cpu_ns + row.health.busiest_cpu_ns,
+            length_ns + row.length_ns,
+        )
+    });
+    (cpu_ns > 0 && length_ns > 0).then(|| cpu_ns as f64 / length_ns as f64)
 }
 
 /// As fast as a stub that answers at once allows.

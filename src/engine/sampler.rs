@@ -22,16 +22,7 @@ pub async fn stored(api: &Api, streams: &[String]) -> Option<(u64, u64)> {
 
 /// CPU used by this process, in ns.
 pub fn driver_cpu_ns() -> u64 {
-    clock_ns(ClockId::ProcessCPUTime)
-}
-
-/// CPU used by the thread that asks, in ns.
-pub fn thread_cpu_ns() -> u64 {
-    clock_ns(ClockId::ThreadCPUTime)
-}
-
-fn clock_ns(id: ClockId) -> u64 {
-    let time = clock_gettime(id);
+    let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec.unsigned_abs() * crate::units::NS_PER_S + time.tv_nsec.unsigned_abs()
 }
 

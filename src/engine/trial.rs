@@ -555,7 +555,9 @@ impl Intervals {
         let mut out = Vec::new();
         while let Some(entry) = self.open.first_entry() {
             let number = *entry.key();
-            if number >= limit {
+            // With coarse histograms the newest is kept back: it carries the rest if it is the last.
+            let newest = !self.fine && limit != u64::MAX && number + 1 == limit;
+            if number >= limit || newest {
                 break;
             }
             let merged = entry.remove();
@@ -698,6 +700,39 @@ mod tests {
             );
         }
         last
+    }
+
+    #[test]
+    fn coarse_intervals_lose_no_message_wherever_the_load_ends() {
+        for frames in [1, 9, 10, 11, 66] {
+            let mut intervals = Intervals::new(0, false);
+            let mut told = Vec::new();
+            for number in 0..frames {
+                let mut histogram = new_histogram();
+                record(&mut histogram, 1_000_000);
+                let mut cut = Cut::default();
+                cut.window.insert(Metric::Response, encode(&histogram));
+                let frame = Frame {
+                    number,
+                    end_ns: (number + 1) * S,
+                    length_ns: S,
+                    cut,
+                    health: Health::default(),
+                };
+                intervals.add(&frame, 0);
+                told.extend(intervals.take(number + 1));
+            }
+            told.extend(intervals.take(u64::MAX));
+            let texts = told.iter().flat_map(|i| i.histograms.values());
+            let kept: u64 = texts
+                .map(|text| {
+                    crate::record::fold::decode_histogram(text)
+                        .expect("ours")
+                        .len()
+                })
+                .sum();
+            assert_eq!((told.len() as u64, kept), (frames, frames));
+        }
     }
 
     #[test]

@@ -14,7 +14,6 @@ use tokio::time::{Instant, sleep_until};
 
 use super::heartbeat::Heartbeat;
 use super::messages::{Dump, Frame, FromWorker, ToWorker};
-use super::sampler;
 use crate::load::pace::Pace;
 use crate::load::payload::Pool;
 use crate::load::publisher::{self, Outcome, Progress, Publisher};
@@ -440,7 +439,7 @@ impl Frames {
             number: 0,
             begun_ns: start_ns,
             heart: Heartbeat::new(start_ns),
-            cpu_ns: sampler::thread_cpu_ns(),
+            cpu_ns: clock::thread_cpu_ns(),
         }
     }
 
@@ -462,8 +461,10 @@ impl Frames {
     }
 
     fn health(&mut self, end_ns: u64) -> Health {
-        let cpu_ns = sampler::thread_cpu_ns();
-        let used_ns = cpu_ns.saturating_sub(std::mem::replace(&mut self.cpu_ns, cpu_ns));
+        // A late cut is of an interval that ended before: what was used since belongs to the next.
+        let length_ns = end_ns.saturating_sub(self.begun_ns);
+        let used_ns = (clock::thread_cpu_ns().saturating_sub(self.cpu_ns)).min(length_ns);
+        self.cpu_ns += used_ns;
         // A beat that is due may not have had its turn yet.
         self.heart.beat(clock::now_ns());
         let stalled = self.heart.cut(end_ns);

@@ -54,7 +54,8 @@ impl Blocked {
         let Some(start_ns) = self.since_ns.take() else {
             return 0;
         };
-        let blocked_ns = now_ns.saturating_sub(start_ns);
+        let now_ns = now_ns.max(start_ns);
+        let blocked_ns = now_ns - start_ns;
         let full = self.spells.len() >= FINE;
         match self.spells.back_mut() {
             Some(last) if full && now_ns.saturating_sub(last.start_ns) < COARSE_NS => {
@@ -70,6 +71,12 @@ impl Blocked {
         }
         self.all_ns += blocked_ns;
         now_ns.saturating_sub(start_ns.max(due_ns))
+    }
+
+    /// Time since a message was due, until `until_ns`, in a spell that has not ended.
+    pub fn open(&self, due_ns: u64, until_ns: u64) -> u64 {
+        self.since_ns
+            .map_or(0, |start_ns| until_ns.saturating_sub(start_ns.max(due_ns)))
     }
 
     /// Time blocked between when a message was due and now. Calls must not go back in `due_ns`.

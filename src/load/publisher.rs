@@ -152,8 +152,11 @@ pub struct Publisher {
     blocked_ns: u64,
     /// When an answer made room in a full window, until the next message is sent.
     room_ns: Option<u64>,
-    /// The load ended while the target left no room.
-    overrun: bool,
+    /// CPU time of this thread when the connection was first seen to take nothing, until the next
+    /// message is sent.
+    cpu_ns: Option<u64>,
+    /// The load ended, and what is still due waited for the target and not for us: it stays unsent.
+    overrun: Option<bool>,
     cuts_seen: u64,
     alarm: Alarm,
     sweep: Interval,
@@ -209,7 +212,8 @@ impl Publisher {
             blocked: Blocked::default(),
             blocked_ns: 0,
             room_ns: None,
-            overrun: false,
+            cpu_ns: None,
+            overrun: None,
             alarm: Alarm::new()?,
             sweep,
             unknown: SeqSet::new(),
@@ -294,13 +298,32 @@ impl Publisher {
         self.free.len() == self.slots.len() && self.is_sent(clock::now_ns())
     }
 
-    /// Nothing more will be sent. What was due before the end is sent after it when only we were
-    /// late; when the target leaves no room then, it stays unsent and its wait is on record.
+    /// Nothing more will be sent. What was due before the end is sent after it when we were late;
+    /// where the target kept it waiting, it stays unsent and its wait is on record.
     fn is_sent(&self, now_ns: u64) -> bool {
         let stop_ns = self.stop_ns.get();
         self.config.messages == Some(self.next)
             || now_ns >= stop_ns
-                && (self.overrun || self.schedule.as_ref().is_none_or(|s| s.due_ns() >= stop_ns))
+                && (self.overrun == Some(true)
+                    || now_ns >= self.last_ns()
+                    || self.schedule.as_ref().is_none_or(|s| s.due_ns() >= stop_ns))
+    }
+
+    /// When also those give up that we were late with, ns since the Unix epoch.
+    fn last_ns(&self) -> u64 {
+        self.stop_ns
+            .get()
+            .saturating_add(as_ns(self.config.timeout))
+    }
+
+    /// The load has ended: who kept the message waiting that is due next, by the greater part of its
+    /// wait. Decided once: what waits from here on waits because it is sent late.
+    fn settle(&mut self, due_ns: u64, now_ns: u64) {
+        if self.overrun.is_none() {
+            let until_ns = self.room_ns.unwrap_or(now_ns).min(now_ns);
+            let theirs_ns = self.blocked.since(due_ns) + self.blocked.open(due_ns, until_ns);
+            self.overrun = Some(theirs_ns * 2 > now_ns.saturating_sub(due_ns));
+        }
     }
 
     /// Sends what is due; says whether it sent, and when to look again.
@@ -311,6 +334,11 @@ impl Publisher {
             if self.is_sent(now_ns) {
                 return Ok((sent_any, None));
             }
+            let end_ns = if now_ns < self.stop_ns.get() {
+                self.stop_ns.get()
+            } else {
+                self.last_ns()
+            };
             let due_ns = match &self.schedule {
                 Some(schedule) => {
                     let due_ns = schedule.due_ns();
@@ -324,15 +352,21 @@ impl Publisher {
                 }
                 None => now_ns,
             };
+            if now_ns >= self.stop_ns.get() {
+                self.settle(due_ns, now_ns);
+                if self.overrun == Some(true) {
+                    return Ok((sent_any, None));
+                }
+            }
             let has_room = self.config.window.is_none() || !self.free.is_empty();
             if !has_room || !self.conn.link().is_up() || self.conn.poll_ready(cx)?.is_pending() {
                 if has_room {
                     // The socket or the connection is what blocks now.
                     self.room_ns = None;
+                    self.cpu_ns.get_or_insert_with(clock::thread_cpu_ns);
                 }
                 self.blocked.begin(now_ns);
-                self.overrun |= now_ns >= self.stop_ns.get();
-                return Ok((sent_any, Some(Wake::End(self.stop_ns.get()))));
+                return Ok((sent_any, Some(Wake::End(end_ns))));
             }
             self.send(due_ns)?;
             sent_any = true;
@@ -392,14 +426,19 @@ impl Publisher {
     }
 
     /// There is room, or the load is over. A spell ends when the answer that made room arrived, not
-    /// when this task came to it: what lies between is the driver's own lateness.
+    /// when this task came to it: what lies between is the driver's own lateness. So is the time in
+    /// which this thread was busy while its connection took nothing.
     fn end_blocked(&mut self, now_ns: u64) {
         // In closed loop the next message is always waiting.
         let waiting_since_ns = self.schedule.as_ref().map_or(0, Schedule::due_ns);
-        let until_ns = self
-            .room_ns
-            .take()
-            .map_or(now_ns, |room_ns| room_ns.min(now_ns));
+        let until_ns = match (self.cpu_ns.take(), self.room_ns.take()) {
+            (Some(cpu_ns), _) => {
+                let busy_ns = clock::thread_cpu_ns().saturating_sub(cpu_ns);
+                now_ns.saturating_sub(busy_ns)
+            }
+            (None, Some(room_ns)) => room_ns.min(now_ns),
+            (None, None) => now_ns,
+        };
         let waited_ns = self.blocked.end(until_ns, waiting_since_ns);
         self.blocked_ns += waited_ns;
         self.recorder.borrow_mut().blocked(waited_ns);
@@ -545,6 +584,9 @@ impl Publisher {
         let mut recorder = self.recorder.borrow_mut();
         while schedule.due_ns() < stop_ns && schedule.index() < limit {
             let due_ns = schedule.due_ns();
+            let excused_ns = self.blocked.since(due_ns);
+            let from_ns = (due_ns + excused_ns).min(stop_ns);
+            recorder.at_least(Metric::Lag, due_ns, from_ns, stop_ns);
             recorder.at_least(Metric::Response, due_ns, due_ns, stop_ns);
             schedule.advance();
         }

@@ -152,6 +152,28 @@ impl LatencySummary {
     }
 }
 
+impl LatencySummary {
+    /// The most that the quantile `q` can be, in ns; `None` where it may be anything, or was not
+    /// measured. Censored samples stand for longer times: moved to the top, where they belong at
+    /// worst, they shift each quantile by `censored / count` at most.
+    pub fn at_most_ns(&self, q: f64) -> Option<u64> {
+        let shifted = q + self.censored as f64 / self.count.max(1) as f64;
+        // All above the last that is not censored may be anything.
+        if self.censored > 0 && shifted >= 1.0 {
+            return None;
+        }
+        [
+            (0.5, self.p50_ns),
+            (0.9, self.p90_ns),
+            (0.99, self.p99_ns),
+            (0.999, self.p999_ns),
+            (1.0, self.max_ns),
+        ]
+        .into_iter()
+        .find_map(|(at, ns)| ns.filter(|_| at >= shifted))
+    }
+}
+
 /// The quantile, or `None` where fewer than 10 samples lie above it.
 pub fn quantile(histogram: &Histogram<u64>, q: f64) -> Option<u64> {
     (Support::of(histogram.len(), q) > Support::None).then(|| histogram.value_at_quantile(q))
@@ -202,6 +224,25 @@ mod tests {
         record(&mut histogram, 1_000_000_000);
         assert!(quantile(&histogram, 0.99).is_some());
         assert!(quantile(&histogram, 0.999).is_none());
+    }
+
+    #[test]
+    fn censored_samples_bound_a_quantile_from_below_only() {
+        let summary = |censored| LatencySummary {
+            count: 10_000,
+            censored,
+            p50_ns: Some(50),
+            p90_ns: Some(90),
+            p99_ns: Some(99),
+            max_ns: Some(1_000),
+            ..LatencySummary::default()
+        };
+        assert_eq!(summary(0).at_most_ns(0.99), Some(99));
+        assert_eq!(summary(50).at_most_ns(0.99), Some(1_000), "p99.9 is null");
+        assert_eq!(summary(50).at_most_ns(0.5), Some(90));
+        assert_eq!(summary(100).at_most_ns(0.99), None);
+        assert_eq!(summary(6_000).at_most_ns(0.5), None);
+        assert_eq!(LatencySummary::default().at_most_ns(0.5), None);
     }
 
     #[test]

@@ -142,11 +142,14 @@ impl Conn {
         self.start_send(message)
     }
 
-    /// Whether the connection takes another message now; `Pending` while its socket takes no
-    /// bytes and its queue is full.
+    /// Whether the connection takes another message now; `Pending` while its queue is full: its
+    /// socket takes no bytes, or its task had no turn on this thread. Never for the event loop's own
+    /// reasons, which would look like a target that is full.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<anyhow::Result<()>> {
-        Pin::new(&mut self.client)
-            .poll_ready(cx)
+        let client = &mut self.client;
+        let ready = tokio::task::unconstrained(poll_fn(|cx| Pin::new(&mut *client).poll_ready(cx)));
+        std::pin::pin!(ready)
+            .poll(cx)
             .map_err(|e| anyhow!("connection closed: {e}"))
     }
 

@@ -69,6 +69,8 @@ pub struct Ceiling {
     pub workers: u32,
     /// Acked messages per second.
     pub per_s: f64,
+    /// The workers had CPU to spare: the stub was the limit, and they may reach more.
+    pub at_least: bool,
     /// CPU time of the workers per message, ns.
     pub cpu_ns_per_msg: Option<f64>,
 }
@@ -250,6 +252,10 @@ impl Calibration {
                 built(optimised)
             ));
         }
+        let rate = |c: &Ceiling| c.per_s.is_finite() && c.per_s > 0.0;
+        if self.ceilings.is_empty() || !self.ceilings.iter().all(rate) {
+            return Some("it has no ceiling, or one that is no rate".to_owned());
+        }
         match self.result {
             Outcome::Pass => None,
             Outcome::Fail => Some("it missed a known answer".to_owned()),
@@ -272,13 +278,16 @@ impl Calibration {
             return None;
         }
         let peak_per_s = program.peak_per_s();
-        let ceiling_per_s = self.ceiling_per_s(load.pods)?;
+        let (ceiling_per_s, known) = self.ceiling(load.pods)?;
         let share = peak_per_s / ceiling_per_s;
         if share <= RELIABLE_SHARE {
             return None;
         }
-        let means = if share > 1.0 {
-            "this driver cannot send it, and the trial will be saturated or invalid".to_owned()
+        let means = if share > 1.0 && known {
+            "this driver cannot send it, and the trial will be saturated, degraded or invalid"
+                .to_owned()
+        } else if share > 1.0 {
+            "more than was seen of this driver, and the trial may be degraded or invalid".to_owned()
         } else {
             format!(
                 "above {:.0} % of it the driver may be late",
@@ -291,24 +300,38 @@ impl Calibration {
             format!("{} pods", load.pods)
         };
         Some(format!(
-            "cell `{}`: workload.rate = {}, and the ceiling of this driver with {pods} is {}/s of {} \
+            "cell `{}`: workload.rate = {}, and the ceiling of this driver with {pods} is {}{}/s of {} \
              as calibrated: {means}; spread it over more pods, lower the rate, or drive from several \
              machines",
             cell.id,
             short_rate(peak_per_s),
+            if known { "" } else { "about " },
             thousands(ceiling_per_s.round() as u64),
             human_bytes(self.payload_bytes),
         ))
     }
 
-    /// The ceiling of this many workers: of the largest number calibrated that is not above it.
-    pub fn ceiling_per_s(&self, workers: u32) -> Option<f64> {
-        self.ceilings
-            .iter()
-            .filter(|c| c.workers <= workers)
-            .max_by_key(|c| c.workers)
-            .or_else(|| self.ceilings.first())
-            .map(|c| c.per_s)
+    /// The ceiling of this many workers in messages per second, and whether it is known: for a number
+    /// that was not calibrated it is in proportion to the next smaller one, at most what more workers
+    /// reached.
+    pub fn ceiling(&self, workers: u32) -> Option<(f64, bool)> {
+        let below = self.ceilings.iter().filter(|c| c.workers <= workers);
+        let below = below.max_by_key(|c| c.workers)?;
+        let above = self.ceilings.iter().filter(|c| c.workers > workers);
+        let Some(above) = above.min_by_key(|c| c.workers) else {
+            // All CPUs were busy with fewer.
+            return Some((below.per_s, !below.at_least));
+        };
+        if below.workers == workers {
+            return Some((below.per_s, !below.at_least));
+        }
+        let share = f64::from(workers) / f64::from(below.workers);
+        let most_per_s = if above.at_least {
+            f64::INFINITY
+        } else {
+            above.per_s
+        };
+        Some(((below.per_s * share).min(most_per_s), false))
     }
 }
 

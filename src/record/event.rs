@@ -179,6 +179,10 @@ pub struct CellRef {
     /// The driver waits by spinning: its CPU says nothing about its load.
     #[serde(default)]
     pub spin: bool,
+    /// By how much the rate at the window's end is above the one before its start: that many more
+    /// messages are in flight then, times what one takes.
+    #[serde(default)]
+    pub rate_change_per_s: f64,
     /// Messages arrive at random times.
     #[serde(default)]
     pub poisson: bool,

@@ -31,6 +31,7 @@ pub(crate) fn closed(id: &str, factors: &[(&str, &str)]) -> CellRef {
         in_flight: Some(1_000),
         program: None,
         spin: false,
+        rate_change_per_s: 0.0,
         poisson: false,
         file: true,
         replicas: 1,

@@ -74,7 +74,12 @@ fn ceilings(calibration: &Calibration) -> Vec<Vec<String>> {
     let mut rows = vec![row(["workers", "acked/s", "CPU per message"])];
     rows.extend(calibration.ceilings.iter().map(|c| {
         let cpu = c.cpu_ns_per_msg.map_or_else(dash, human_ns);
-        vec![c.workers.to_string(), human_rate(c.per_s), cpu]
+        let sign = if c.at_least { ">= " } else { "" };
+        vec![
+            c.workers.to_string(),
+            format!("{sign}{}", human_rate(c.per_s)),
+            cpu,
+        ]
     }));
     rows
 }

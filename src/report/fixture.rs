@@ -256,11 +256,13 @@ fn calibration() -> Calibration {
             Ceiling {
                 workers: 1,
                 per_s: 210_000.0,
+                at_least: false,
                 cpu_ns_per_msg: Some(1_900.0),
             },
             Ceiling {
                 workers: 2,
                 per_s: 260_000.0,
+                at_least: true,
                 cpu_ns_per_msg: Some(2_100.0),
             },
         ],
@@ -307,6 +309,7 @@ fn cell_ref(layout: &str, rate: &str) -> CellRef {
         in_flight: Some(if closed_loop { 12 } else { 1_000 }),
         program: None,
         spin: false,
+        rate_change_per_s: 0.0,
         poisson: false,
         file: true,
         replicas: 3,

@@ -9,7 +9,7 @@ use minijinja::{Environment, Value, context};
 use sha2::{Digest as _, Sha256};
 
 use super::charts::{self, Chart, NARROW, WIDE};
-use super::view::figure::GREY;
+use super::view::figure::{AT_LEAST, GREY};
 use super::view::{SHARED_HOST, View};
 
 const TEMPLATE: &str = include_str!("page.html");
@@ -65,6 +65,7 @@ fn values(view: &View, budget: usize) -> Value {
     context! {
         view => Value::from(Serde(view)),
         grey => GREY,
+        at_least => AT_LEAST,
         reading => Value::from(Serde(view.reading())),
         shared_host => SHARED_HOST,
         style, hash, pictures, cell_charts,

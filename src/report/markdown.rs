@@ -3,7 +3,7 @@
 
 use super::clean::markdown as md;
 use super::view::checks::Check;
-use super::view::figure::{GREY, GREY_SIGN};
+use super::view::figure::{AT_LEAST, AT_LEAST_SIGN, GREY, GREY_SIGN};
 use super::view::{SHARED_HOST, View};
 
 pub fn write(view: &View) -> Vec<u8> {
@@ -116,6 +116,9 @@ fn cells(view: &View) -> Vec<String> {
     }
     if view.grey_in_table() || view.expectations.iter().any(|e| e.measured.grey) {
         out.push(format!("{} {GREY}  ", md(GREY_SIGN)));
+    }
+    if view.at_least_in_table() {
+        out.push(format!("{} {AT_LEAST}  ", md(AT_LEAST_SIGN)));
     }
     out
 }

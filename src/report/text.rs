@@ -5,7 +5,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use super::clean::{COLUMNS, hanging, pad, shorten, width};
 use super::view::View;
 use super::view::cell::CellView;
-use super::view::figure::{GREY, GREY_SIGN};
+use super::view::figure::{AT_LEAST, AT_LEAST_SIGN, GREY, GREY_SIGN};
 
 /// The same, where names and figures leave no room for long ones.
 const SHORT_HEADS: [&str; 6] = ["MB/s", "p50 svc", "p99 resp", "lost", "us/msg", "state"];
@@ -50,6 +50,9 @@ pub fn write(view: &View) -> Vec<u8> {
     }
     if view.grey_in_table() {
         lines.push(style.dim(&format!(" {GREY_SIGN}  {GREY}")));
+    }
+    if view.at_least_in_table() {
+        lines.push(style.dim(&format!(" {AT_LEAST_SIGN}  {AT_LEAST}")));
     }
     for note in &view.notes {
         lines.extend(hanging(" note: ", note, ""));

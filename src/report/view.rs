@@ -186,6 +186,14 @@ impl<'a> View<'a> {
         self.cells.iter().any(grey)
     }
 
+    /// Lower bounds stand in the table that text and Markdown have.
+    pub fn at_least_in_table(&self) -> bool {
+        let bound = |cell: &CellView| {
+            cell.row.service_p50.is_at_least() || cell.row.response_p99.is_at_least()
+        };
+        self.cells.iter().any(bound)
+    }
+
     /// Allows the text to use bold, dim and the colour of the verdict.
     #[must_use]
     pub fn colored(mut self, color: bool) -> Self {

@@ -201,6 +201,23 @@ impl Program {
         (due_s * NS_PER_S as f64) as u64
     }
 
+    /// The rate at a time after the start; at the end of a segment, the one it ends with.
+    pub fn at_per_s(&self, at_ns: u64) -> f64 {
+        let at_s = at_ns as f64 / NS_PER_S as f64;
+        let past = self.stretches.partition_point(|s| s.start_s < at_s);
+        let Some(last) = past.checked_sub(1).map(|i| self.stretches[i]) else {
+            return self.first_per_s();
+        };
+        let length_s = last.segment.length.as_secs_f64();
+        let share = ((at_s - last.start_s) / length_s).min(1.0);
+        let Segment {
+            from_per_s,
+            to_per_s,
+            ..
+        } = last.segment;
+        from_per_s + (to_per_s - from_per_s) * share
+    }
+
     /// The mean rate between two times after the start, per second.
     pub fn mean_per_s(&self, start_ns: u64, end_ns: u64) -> f64 {
         let seconds = end_ns.saturating_sub(start_ns) as f64 / NS_PER_S as f64;
@@ -273,6 +290,11 @@ mod tests {
         assert!((ramp.count(10 * S) - 500.0).abs() < 1e-6);
         assert_eq!(ramp.due_ns(125.0), 5 * S, "a quarter in half of the time");
         assert_eq!(ramp.due_ns(600.0), 11 * S);
+
+        assert!((steps.at_per_s(10 * S) - 100.0).abs() < 1e-9);
+        assert!((steps.at_per_s(12 * S)).abs() < 1e-9);
+        assert!((steps.at_per_s(99 * S) - 200.0).abs() < 1e-9);
+        assert!((ramp.at_per_s(5 * S) - 50.0).abs() < 1e-9);
 
         let to_rest = program(&[(10.0, 100.0, 0.0)]);
         assert_eq!(to_rest.due_ns(500.0), u64::MAX);

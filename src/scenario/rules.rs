@@ -1,18 +1,24 @@
 //! What the tables of a cell say together: the rules of the NATS server, and our own, so that a
 //! run does not begin what the server would refuse or what would measure nothing.
 
+use std::time::Duration;
+
 use super::check::Check;
 use super::model::{
     Absence, Ack, Arrivals, CellSpec, ConsumerKind, Deliver, Layout, Length, Pacing, PublishMode,
     Rate, Retention, Share, Storage, Target, Workload,
 };
 use super::program::Program;
-use crate::units::{as_ns, human_duration, thousands};
+use crate::units::{as_ns, human_duration, short_rate, thousands};
 
 /// `limits.default_max_consumers` of nats-server 2.15.
 const MAX_CONSUMERS_PER_STREAM: u64 = 1_000;
 /// `max_payload` of a server that is not told another.
 const MAX_PAYLOAD_BYTES: u64 = 1024 * 1024;
+/// More than any client can send; beyond it counting what is due would take the driver's time.
+const MAX_PER_PUBLISHER_PER_S: f64 = 10e6;
+/// A longer program is a slip of units.
+const MAX_PROGRAM: Duration = Duration::from_hours(366 * 24);
 /// Room for `NATS/1.0` and `Nats-Msg-Id`, which count as payload.
 const HEADER_BYTES: u64 = 64;
 
@@ -110,19 +116,43 @@ fn pace(check: &mut Check<'_, '_>, spec: &CellSpec) {
         }
         return;
     };
-    if program.is_constant() || workload.publishers == 0 {
+    if workload.publishers == 0 {
+        return;
+    }
+    let publishers = f64::from(workload.pods) * f64::from(workload.publishers);
+    if program.peak_per_s() > publishers * MAX_PER_PUBLISHER_PER_S {
+        check.refuse(
+            &["workload.rate", "workload.publishers"],
+            format!(
+                "a rate of {:.3e}/s for {publishers} publishers: none sends more than {}",
+                program.peak_per_s(),
+                short_rate(MAX_PER_PUBLISHER_PER_S)
+            ),
+            "write a lower rate, or more `publishers` or `pods`",
+        );
+        return;
+    }
+    if program.length() > MAX_PROGRAM {
+        check.refuse(
+            &["workload.rate"],
+            format!(
+                "the rate program lasts {} days",
+                program.length().as_secs() / 86_400
+            ),
+            "write a program of a year at most",
+        );
         return;
     }
     match workload.length {
-        Length::Duration(window) if !window.is_zero() && program.count(as_ns(window)) <= 0.0 => check.refuse(
+        Length::Duration(window) if !window.is_zero() && program.count(as_ns(window)) < 1.0 => check.refuse(
             &["workload.rate", "workload.duration"],
             format!(
-                "the rate is 0 for all of the window, {}: nothing would be sent in it",
+                "less than one message is due in the window of {}: nothing would be measured",
                 human_duration(window)
             ),
-            "make `duration` longer, or take it out: without it the window is as long as the program",
+            "write a higher rate or a longer `duration`; without it the window is as long as a program",
         ),
-        Length::Messages(per_pod) if never_ends(workload, per_pod, program) => check.refuse(
+        Length::Messages(per_pod) if !program.is_constant() && never_ends(workload, per_pod, program) => check.refuse(
             &["workload.messages", "workload.rate"],
             format!(
                 "the rate program ends with rate 0 after {} messages, so that `workload.messages` \

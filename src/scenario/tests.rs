@@ -929,8 +929,21 @@ const REFUSED: &[(&str, &str)] = &[
         "Poisson arrivals need a rate",
     ),
     (
+        "[workload]\nrate = \"1/h\"\nduration = \"5s\"\n",
+        "less than one message is due in the window",
+    ),
+    (
+        "[workload]\nrate = \"99999999999999999999/s\"\n",
+        "none sends more than 10M/s",
+    ),
+    (
+        "[workload]\nrate = \"1k/s for 999d\"\n",
+        "the rate program lasts 999 days",
+    ),
+    ("[publish]\nwindow = 70000\n", "`publish.window` is 70000"),
+    (
         "[workload]\nrate = \"0/s for 5s, 1k/s for 5s\"\nduration = \"5s\"\n",
-        "the rate is 0 for all of the window",
+        "less than one message is due in the window",
     ),
     (
         "[workload]\nrate = \"1k/s for 5s\"\nduration = \"0s\"\n",

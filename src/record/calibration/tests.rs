@@ -24,6 +24,7 @@ fn passed() -> Calibration {
             .map(|(workers, per_s)| Ceiling {
                 workers,
                 per_s,
+                at_least: false,
                 cpu_ns_per_msg: None,
             })
             .to_vec(),

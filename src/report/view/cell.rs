@@ -388,6 +388,21 @@ fn note(cell: &CellRecord) -> String {
         if unsteady && trial.status.usable() && !kinds.iter().any(|kind| kind == class) {
             add(class.to_owned(), format!("{class}: {ask}"));
         }
+        let (unknown, refused) = (trial.publish.unknown, trial.publish.refused);
+        let counts = [(unknown, "without an answer"), (refused, "refused")];
+        let not_acked: Vec<String> = counts
+            .into_iter()
+            .filter_map(|(count, word)| Some((count.filter(|n| *n > 0)?, word)))
+            .map(|(count, word)| format!("{} {word}", thousands(count)))
+            .collect();
+        if let (false, Some(all)) = (not_acked.is_empty(), trial.publish.attempted) {
+            let text = format!(
+                "{} of {} publishes",
+                not_acked.join(" and "),
+                thousands(all)
+            );
+            add("not acked".to_owned(), text);
+        }
         if trial.saturated == Some(true) && trial.status.usable() {
             let offered = trial.offered_per_s.map_or("-".into(), human_rate);
             let acked = trial.publish.acked_per_s.map_or("-".into(), human_rate);

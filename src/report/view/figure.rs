@@ -12,6 +12,10 @@ use crate::units::human_ns;
 pub const GREY_SIGN: &str = "~";
 /// What that means.
 pub const GREY: &str = "fewer than 100 samples lie above it";
+/// What stands before a figure that is a lower bound.
+pub const AT_LEAST_SIGN: &str = ">";
+/// What that means.
+pub const AT_LEAST: &str = "at least: messages without an answer count with the time until then";
 
 /// A text, and whether it is greyed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -52,10 +56,22 @@ impl Figure {
         Self { text, grey }
     }
 
+    /// It is a lower bound.
+    pub fn is_at_least(&self) -> bool {
+        self.text
+            .trim_start_matches(GREY_SIGN)
+            .starts_with(AT_LEAST_SIGN)
+    }
+
     /// A quantile of `summary`, `-` where it was not measured.
     pub fn quantile(summary: Option<&LatencySummary>, pick: Pick) -> Self {
         match summary.and_then(|s| pick.1(s)) {
-            Some(ns) => Self::of(human_ns(ns as f64), is_grey(summary, pick)),
+            Some(ns) => {
+                let bound = summary.is_some_and(|s| s.at_most_ns(pick.0).is_none());
+                let sign = if bound { AT_LEAST_SIGN } else { "" };
+                let text = format!("{sign}{}", human_ns(ns as f64));
+                Self::of(text, is_grey(summary, pick))
+            }
             None => Self::plain("-"),
         }
     }
@@ -106,5 +122,17 @@ mod tests {
             Figure::plain("-")
         );
         assert_eq!(Figure::quantile(None, P99), Figure::plain("-"));
+    }
+
+    #[test]
+    fn a_quantile_that_rests_on_messages_without_an_answer_is_a_lower_bound() {
+        let mut cut = summary(10_000);
+        cut.censored = 100;
+        let shown = Figure::quantile(Some(&cut), P99);
+        assert_eq!(shown.text, ">7.41 ms");
+        assert!(shown.is_at_least());
+        cut.max_ns = Some(9_000_000);
+        cut.censored = 99;
+        assert_eq!(Figure::quantile(Some(&cut), P99).text, "7.41 ms");
     }
 }

@@ -35,9 +35,9 @@ impl Waiting {
 const BEFORE: &str = "the target stood still or what may be in flight was full, and messages that \
      were due waited; a closed loop would have sent none of them and shown nothing";
 /// They were sent when due, and the answer took that long.
-const WITHIN: &str = "the target stood still or was full for a time, and a hundredth of the messages \
-     sent to it waited there; a closed loop sends next to nothing meanwhile and would have shown \
-     fewer of them";
+const WITHIN: &str = "a hundredth of the messages waited inside the target, ten times as long as the \
+     median or more: it stood still for a time, or its answers have a long tail; a closed loop sends \
+     next to nothing meanwhile and would have shown fewer of them";
 
 /// Messages waited, and it was not the driver that let them.
 pub fn waiting(
@@ -112,7 +112,10 @@ mod tests {
         );
         let within = of(1_900 * MS).expect("they waited");
         assert_eq!(within.figures, before.figures);
-        assert!(within.meaning.contains("waited there"), "{within:?}");
+        assert!(
+            within.meaning.contains("waited inside the target"),
+            "{within:?}"
+        );
     }
 
     #[test]

@@ -139,6 +139,9 @@ pub(super) fn publish(check: &mut Check<'_, '_>, wire: wire::Publish) -> Publish
     }
 }
 
+/// Acks that the client holds for a publisher that is busy; it drops what is more.
+const MAX_WINDOW: u32 = 65_536;
+
 fn window(check: &mut Check<'_, '_>, mode: PublishMode, wire: Option<u32>) -> u32 {
     let paths = ["publish.window", "publish.mode"];
     match (mode, wire) {
@@ -149,6 +152,16 @@ fn window(check: &mut Check<'_, '_>, mode: PublishMode, wire: Option<u32>) -> u3
                 "write 1 or more, for example `window = 1000`",
             );
             1
+        }
+        (_, Some(n)) if n > MAX_WINDOW => {
+            check.refuse(
+                &["publish.window"],
+                format!(
+                    "`publish.window` is {n}: the client keeps at most {MAX_WINDOW} acks waiting"
+                ),
+                "write 65536 or less, and spread more over several publishers",
+            );
+            MAX_WINDOW
         }
         (PublishMode::Sync, Some(n)) if n != 1 => {
             check.refuse(
