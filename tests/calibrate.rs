@@ -110,7 +110,11 @@ fn relations(measured: &Calibration) {
 fn used(dir: &Path, stored: &Path, mut calibration: Calibration) {
     let (_, err) = run(jsbench(dir).args(["check", "s.toml"]), 0);
     let unused = err.contains("is not used") && err.contains("jsbench calibrate");
-    assert_eq!(unused, calibration.result != Outcome::Pass, "{err}");
+    let empty = calibration.ceilings.is_empty();
+    assert_eq!(unused, calibration.result != Outcome::Pass || empty, "{err}");
+    if empty {
+        return;
+    }
 
     calibration.result = Outcome::Pass;
     calibration.store(stored).expect("writable");
@@ -130,16 +134,19 @@ fn used(dir: &Path, stored: &Path, mut calibration: Calibration) {
     let (told, err) = above(&["run", "--out", "r", "--no-fail"]);
     let manifest = json(&dir.join("r/manifest.json"));
     assert_eq!(manifest["calibration"]["id"], calibration.id);
-    if calibration.ceilings.is_empty() {
-        return;
-    }
+    // Workers with CPU to spare may reach more than they did.
+    let means = if calibration.ceilings.first().is_some_and(|c| c.at_least) {
+        "more than was seen of this driver"
+    } else {
+        "this driver cannot send it"
+    };
     for (text, prefix) in [
         (&checked, "Warning cell `base`: workload.rate"),
         (&err, "warning: cell `base`: workload.rate"),
         (&told, "note: cell `base`: workload.rate"),
     ] {
         assert!(text.contains(prefix), "{prefix}: {text}");
-        assert!(text.contains("this driver cannot send it"), "{text}");
+        assert!(text.contains(means), "{text}");
         assert!(text.contains("lower the rate"), "{text}");
     }
     let (_, err) = run(jsbench(dir).args(["check", "s.toml"]), 0);
