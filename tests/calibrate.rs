@@ -111,7 +111,11 @@ fn used(dir: &Path, stored: &Path, mut calibration: Calibration) {
     let (_, err) = run(jsbench(dir).args(["check", "s.toml"]), 0);
     let unused = err.contains("is not used") && err.contains("jsbench calibrate");
     let empty = calibration.ceilings.is_empty();
-    assert_eq!(unused, calibration.result != Outcome::Pass || empty, "{err}");
+    assert_eq!(
+        unused,
+        calibration.result != Outcome::Pass || empty,
+        "{err}"
+    );
     if empty {
         return;
     }
