@@ -37,6 +37,8 @@ pub struct Point {
 
 /// Points of one trial on a page; more are drawn together, a gap staying a gap.
 const MAX_POINTS: usize = 120;
+/// Shorter intervals after the window are not drawn.
+const REMNANT_NS: u64 = 200_000_000;
 
 impl TrialSeries {
     /// The intervals of `log`; `trial` says whether they count.
@@ -51,7 +53,7 @@ impl TrialSeries {
         let together = log.series.len().div_ceil(MAX_POINTS).max(1);
         let mut points = Vec::new();
         let mut group: Vec<&SeriesRow> = Vec::new();
-        for row in &log.series {
+        for row in log.series.iter().filter(|row| !is_remnant(row, window)) {
             let gap = group.last().is_some_and(|last| follows_late(last, row));
             if gap || group.len() == together {
                 points.extend(point(&group, kind));
@@ -66,6 +68,13 @@ impl TrialSeries {
             points,
         }
     }
+}
+
+/// What came in the moment between the window's end and the last answer: as a rate it would look like
+/// a collapse.
+fn is_remnant(row: &SeriesRow, window: Option<(u64, u64)>) -> bool {
+    let after = window.is_some_and(|(_, end)| row.end_ns.saturating_sub(row.length_ns) >= end);
+    after && row.length_ns < REMNANT_NS
 }
 
 /// An interval is missing between two rows.
