@@ -3,6 +3,7 @@
 //! record so far and by every verb that shows a run.
 
 pub mod answer;
+pub mod calibration;
 pub mod expect;
 pub mod findings;
 pub mod ledger;

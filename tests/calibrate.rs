@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::Stdio;
 
 use common::{SMALL, jsbench, json, run, scenario, signal, wait_for};
-use jsbench::record::calibration::{Calibration, DelayCheck, StallCheck, judge};
+use jsbench::analysis::calibration::judge;
+use jsbench::record::calibration::{Calibration, DelayCheck, StallCheck};
 use jsbench::record::document::Outcome;
 
 #[test]

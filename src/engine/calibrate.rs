@@ -13,9 +13,9 @@ use tokio::sync::watch;
 
 use super::run::{Interrupts, Request, run};
 use crate::analysis::analyse;
+use crate::analysis::calibration::{RELIABLE_SHARE, judge};
 use crate::record::calibration::{
-    CALIBRATION_SCHEMA, Calibration, Ceiling, DelayCheck, LagAt, OPTIMISED, RELIABLE_SHARE,
-    StallCheck, judge,
+    CALIBRATION_SCHEMA, Calibration, Ceiling, DelayCheck, LagAt, OPTIMISED, StallCheck,
 };
 use crate::record::document::{Outcome, Status, TrialRecord};
 use crate::record::event::Manifest;

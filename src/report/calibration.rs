@@ -170,7 +170,8 @@ fn verdict(calibration: &Calibration, style: &Style) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::calibration::{DelayCheck, StallCheck, judge};
+    use crate::analysis::calibration::judge;
+    use crate::record::calibration::{DelayCheck, StallCheck};
     use crate::record::document::Host;
     use crate::report::fixture;
 
