@@ -62,13 +62,13 @@ fn main() {
         let mut seen: BTreeMap<Way, Vec<Round>> = BTreeMap::new();
         for _ in 0..rounds {
             for way in Way::ALL {
-                let before_ns = cpu_ns();
+                let before_ns = clock::process_cpu_ns();
                 let lags = measure(way, rate_per_s, publishers, length);
                 let us = |q: f64| lags.value_at_quantile(q) as f64 / 1e3;
                 seen.entry(way).or_default().push(Round {
                     p50: us(0.5),
                     p99: us(0.99),
-                    cpu: (cpu_ns() - before_ns) as f64 / 1e3 / lags.len() as f64,
+                    cpu: (clock::process_cpu_ns() - before_ns) as f64 / 1e3 / lags.len() as f64,
                 });
             }
         }
@@ -121,11 +121,6 @@ fn steal_ticks() -> u64 {
         .nth(8)
         .and_then(|n| n.parse().ok())
         .unwrap_or_default()
-}
-
-fn cpu_ns() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
 fn measure(way: Way, rate_per_s: f64, publishers: u32, length: Duration) -> Histogram<u64> {

@@ -41,19 +41,23 @@ fn duration_ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).expect("short")
 }
 
+/// The first trial of a run against the server at `url`, whatever its verdict.
+fn trial_of(dir: &Path, url: &str, out: &str, settings: &[&str], more: &[&str]) -> Value {
+    let mut command = jsbench(dir);
+    command.args(["run", "s.toml", "--no-fail", "--server", url, "--out", out]);
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    run(command.args(more), 0);
+    first_trial(&dir.join(out))
+}
+
 /// The first trial of a run that is valid, of up to four, or degraded by the machine alone:
 /// neighbours may make the driver late, which it then says.
 fn valid_trial(dir: &Path, url: &str, settings: &[&str]) -> Value {
     let mut last = Value::Null;
     for attempt in 0..4 {
-        let out = format!("r{attempt}");
-        let mut command = jsbench(dir);
-        command.args(["run", "s.toml", "--no-fail", "--server", url, "--out", &out]);
-        for setting in settings {
-            command.args(["--set", setting]);
-        }
-        run(&mut command, 0);
-        last = first_trial(&dir.join(out));
+        last = trial_of(dir, url, &format!("r{attempt}"), settings, &[]);
         let late = last["reasons"].to_string().contains("driver");
         if last["status"] == "valid" || last["status"] == "degraded" && !late {
             return last;
@@ -257,21 +261,7 @@ fn a_rate_program_sends_exactly_what_is_due() {
         ("replay rates.csv", 100 + 50 + 150 + 250),
     ] {
         let rate = format!("workload.rate={program}");
-        run(
-            jsbench(dir.path()).args([
-                "run",
-                "s.toml",
-                "--no-fail",
-                "--server",
-                &server.url,
-                "--set",
-                &rate,
-                "--out",
-                "r",
-            ]),
-            0,
-        );
-        let trial = first_trial(&dir.path().join("r"));
+        let trial = trial_of(dir.path(), &server.url, "r", &[&rate], &[]);
         assert_eq!(u(&trial["publish"]["attempted"]), due, "{program}");
         let window_s = u(&trial["window_ns"]) as f64 / 1e9;
         assert!((window_s - 2.0).abs() < 1e-9, "{window_s}");
@@ -285,23 +275,9 @@ fn poisson_arrivals_of_a_seed_are_the_same_again_and_come_at_the_rate() {
     let server = Server::start("");
     let dir = scenario(&OPEN.replace("6s", "2s"));
     let attempted = |seed: &str, out: &str| {
-        run(
-            jsbench(dir.path()).args([
-                "run",
-                "s.toml",
-                "--no-fail",
-                "--server",
-                &server.url,
-                "--set",
-                "workload.arrivals=poisson",
-                "--seed",
-                seed,
-                "--out",
-                out,
-            ]),
-            0,
-        );
-        u(&first_trial(&dir.path().join(out))["publish"]["attempted"])
+        let poisson = ["workload.arrivals=poisson"];
+        let trial = trial_of(dir.path(), &server.url, out, &poisson, &["--seed", seed]);
+        u(&trial["publish"]["attempted"])
     };
     let counts = [
         attempted("7", "a"),

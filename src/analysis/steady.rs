@@ -138,7 +138,7 @@ fn assess(
         // The window begins between two intervals: no cut is none of it.
         cut_ns: Some(match course.cut {
             0 => 0,
-            cut => start_ns(rows[cut]) - window.0,
+            cut => rows[cut].begun_ns() - window.0,
         }),
         slope_per_min: Some(course.slope_per_min),
         reason: None,
@@ -147,12 +147,8 @@ fn assess(
 }
 
 /// Wholly inside of the window: what lies across an end is of both sides.
-fn inside(row: &SeriesRow, (start, end): (u64, u64)) -> bool {
-    row.length_ns > 0 && start_ns(row) >= start && row.end_ns <= end
-}
-
-fn start_ns(row: &SeriesRow) -> u64 {
-    row.end_ns.saturating_sub(row.length_ns)
+fn inside(row: &SeriesRow, window: (u64, u64)) -> bool {
+    row.length_ns > 0 && row.lies_in(window)
 }
 
 fn middle_s(row: &SeriesRow) -> f64 {

@@ -252,7 +252,7 @@ fn health(log: &TrialLog, result: &TrialResult) -> Option<Health> {
     let end_ns = start_ns.saturating_add(result.window_ns);
     let mut sum = Health::default();
     for row in &log.series {
-        let begun_ns = row.end_ns.saturating_sub(row.length_ns);
+        let begun_ns = row.begun_ns();
         let inside_ns = row
             .end_ns
             .min(end_ns)

@@ -50,10 +50,6 @@ pub fn manifest(
 fn cell(cell: &Cell) -> CellRef {
     let load = &cell.spec.workload;
     let core = cell.spec.publish.mode == PublishMode::Core;
-    let window = match cell.spec.publish.mode {
-        PublishMode::Sync => 1,
-        PublishMode::Async | PublishMode::Core => cell.spec.publish.window,
-    };
     CellRef {
         id: cell.id.clone(),
         factors: cell.factors.clone(),
@@ -69,8 +65,9 @@ fn cell(cell: &Cell) -> CellRef {
         has_consumers: load.subscribers > 0 && cell.spec.consumer.kind != ConsumerKind::None,
         has_publishers: load.publishers > 0,
         core,
-        in_flight: (!core)
-            .then(|| u64::from(load.pods) * u64::from(load.publishers) * u64::from(window)),
+        in_flight: (!core).then(|| {
+            u64::from(load.pods) * u64::from(load.publishers) * u64::from(cell.spec.publish.window)
+        }),
         program: match &load.rate {
             Rate::Open(program) if !program.is_constant() => Some(program.text().to_owned()),
             _ => None,

@@ -1,7 +1,7 @@
 //! A known-answer test of the driver on this machine: built-in scenarios against a stub whose delays
 //! and stalls are known, through the same engine as every other run, without a run directory.
 //!
-//! What is measured and how long is here; what it means is in `record::calibration`. Called by
+//! What is measured and how long is here; what it means is in `analysis::calibration`. Called by
 //! `jsbench calibrate`.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use crate::analysis::calibration::{RELIABLE_SHARE, judge};
 use crate::record::calibration::{
     CALIBRATION_SCHEMA, Calibration, Ceiling, DelayCheck, LagAt, OPTIMISED, StallCheck,
 };
-use crate::record::document::{Outcome, Status, TrialRecord};
+use crate::record::document::{Outcome, TrialRecord};
 use crate::record::event::Manifest;
 use crate::record::fold::{Fold, TrialLog};
 use crate::scenario::model::{
@@ -202,9 +202,7 @@ struct Measured {
 
 impl Measured {
     fn usable(&self) -> Option<&TrialRecord> {
-        self.trial
-            .as_ref()
-            .filter(|t| matches!(t.status, Status::Valid | Status::Degraded))
+        self.trial.as_ref().filter(|t| t.status.usable())
     }
 
     fn why_not(&self) -> String {
@@ -221,9 +219,6 @@ impl Bench<'_, '_> {
     async fn measure(&mut self, name: &str, spec: CellSpec) -> anyhow::Result<Measured> {
         let mut measured = Measured::default();
         for attempt in 0..2 {
-            if self.interrupts.borrow().count > 0 {
-                return Ok(Measured::default());
-            }
             let again = if attempt == 0 { "" } else { ", again" };
             measured = self
                 .try_once(&format!("{name}{again}"), spec.clone())
@@ -279,42 +274,51 @@ impl Bench<'_, '_> {
         let Some(run) = fold.into_run() else {
             return Ok(Measured::default());
         };
+        let used = run.trials.last().map(Used::within_window);
+        let used = used.unwrap_or_default();
         let trials = analyse(&run).cells.into_iter().flat_map(|c| c.trials);
         Ok(Measured {
             trial: trials.last(),
-            cpu_ns_per_msg: run.trials.last().and_then(cpu_ns_per_msg),
-            busy: run.trials.last().and_then(busy),
+            cpu_ns_per_msg: used.cpu_ns_per_msg(),
+            busy: used.busy(),
         })
     }
 }
 
-/// CPU time of the workers' threads per acked message, over the intervals within the window.
-fn cpu_ns_per_msg(log: &TrialLog) -> Option<f64> {
-    let (start_ns, end_ns) = log.window?;
-    let within = log
-        .series
-        .iter()
-        .filter(|row| row.end_ns <= end_ns && row.end_ns.saturating_sub(row.length_ns) >= start_ns);
-    let (cpu_ns, acked) = within.fold((0, 0), |(cpu_ns, acked), row| {
-        (cpu_ns + row.health.cpu_ns, acked + row.counts.acked)
-    });
-    (cpu_ns > 0 && acked > 0).then(|| cpu_ns as f64 / acked as f64)
+/// What the workers used over the intervals within the window.
+#[derive(Debug, Default)]
+struct Used {
+    cpu_ns: u64,
+    busiest_cpu_ns: u64,
+    length_ns: u64,
+    acked: u64,
 }
 
-/// CPU time of the busiest worker's thread as a share of the intervals within the window.
-fn busy(log: &TrialLog) -> Option<f64> {
-    let (start_ns, end_ns) = log.window?;
-    let within = log
-        .series
-        .iter()
-        .filter(|row| row.end_ns <= end_ns && row.end_ns.saturating_sub(row.length_ns) >= start_ns);
-    let (cpu_ns, length_ns) = within.fold((0, 0), |(cpu_ns, length_ns), row| {
-        (
-            cpu_ns + row.health.busiest_cpu_ns,
-            length_ns + row.length_ns,
-        )
-    });
-    (cpu_ns > 0 && length_ns > 0).then(|| cpu_ns as f64 / length_ns as f64)
+impl Used {
+    fn within_window(log: &TrialLog) -> Self {
+        let mut used = Self::default();
+        let Some(window) = log.window else {
+            return used;
+        };
+        for row in log.series.iter().filter(|row| row.lies_in(window)) {
+            used.cpu_ns += row.health.cpu_ns;
+            used.busiest_cpu_ns += row.health.busiest_cpu_ns;
+            used.length_ns += row.length_ns;
+            used.acked += row.counts.acked;
+        }
+        used
+    }
+
+    /// CPU time of the workers' threads per acked message.
+    fn cpu_ns_per_msg(&self) -> Option<f64> {
+        (self.cpu_ns > 0 && self.acked > 0).then(|| self.cpu_ns as f64 / self.acked as f64)
+    }
+
+    /// CPU time of the busiest worker's thread as a share of the time.
+    fn busy(&self) -> Option<f64> {
+        (self.busiest_cpu_ns > 0 && self.length_ns > 0)
+            .then(|| self.busiest_cpu_ns as f64 / self.length_ns as f64)
+    }
 }
 
 /// As fast as a stub that answers at once allows.
@@ -535,7 +539,11 @@ mod tests {
     fn cpu_per_message_counts_whole_intervals_of_the_window_and_is_null_where_not_measured() {
         let mut run = fixture::fold(&fixture::small_run()).expect("it began");
         let log = &mut run.trials[0];
-        assert_eq!(cpu_ns_per_msg(log), None, "the fixture has no CPU times");
+        assert_eq!(
+            Used::within_window(log).cpu_ns_per_msg(),
+            None,
+            "the fixture has no CPU times"
+        );
         let (start_ns, end_ns) = log.window.expect("it has a window");
         let mut expected = (0, 0);
         for (i, row) in log.series.iter_mut().enumerate() {
@@ -549,6 +557,6 @@ mod tests {
         }
         assert!(expected.1 > 0 && log.series.len() > 1);
         let want = expected.0 as f64 / expected.1 as f64;
-        assert_eq!(cpu_ns_per_msg(log), Some(want));
+        assert_eq!(Used::within_window(log).cpu_ns_per_msg(), Some(want));
     }
 }

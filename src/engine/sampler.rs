@@ -1,7 +1,6 @@
 //! Looks at driver and servers while a trial runs. The quick part is read at once, so that its
 //! time is right; what must be asked for comes later and goes into the same sample.
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::site::Site;
@@ -18,12 +17,6 @@ pub async fn stored(api: &Api, streams: &[String]) -> Option<(u64, u64)> {
         sum = (sum.0 + state.bytes, sum.1 + state.messages);
     }
     Some(sum)
-}
-
-/// CPU used by this process, in ns.
-pub fn driver_cpu_ns() -> u64 {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    time.tv_sec.unsigned_abs() * crate::units::NS_PER_S + time.tv_nsec.unsigned_abs()
 }
 
 /// Takes a sample; it arrives on `out` once the slow part is there. More streams than this are not
@@ -43,7 +36,7 @@ pub fn take(
         at_ns: clock::now_ns()
             .cast_signed()
             .saturating_sub(start_ns.cast_signed()),
-        driver_cpu_ns: driver_cpu_ns(),
+        driver_cpu_ns: clock::process_cpu_ns(),
         driver_rss_bytes: target::process::usage(std::process::id()).map_or(0, |u| u.rss_bytes),
         servers: servers.unwrap_or_default(),
         stored_bytes: None,

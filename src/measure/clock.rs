@@ -4,6 +4,8 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::units::NS_PER_S;
 
 struct Epoch {
@@ -46,6 +48,15 @@ pub fn wall_ns() -> u64 {
 
 /// CPU time of the thread that asks, in ns.
 pub fn thread_cpu_ns() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    ns_on(ClockId::ThreadCPUTime)
+}
+
+/// CPU time of this process, in ns.
+pub fn process_cpu_ns() -> u64 {
+    ns_on(ClockId::ProcessCPUTime)
+}
+
+fn ns_on(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
     time.tv_sec.unsigned_abs() * NS_PER_S + time.tv_nsec.unsigned_abs()
 }

@@ -258,6 +258,18 @@ impl Run {
     }
 }
 
+impl SeriesRow {
+    /// Its beginning after the common start.
+    pub fn begun_ns(&self) -> u64 {
+        self.end_ns.saturating_sub(self.length_ns)
+    }
+
+    /// Whether it lies wholly within a stretch of time after the start (start, end).
+    pub fn lies_in(&self, (start_ns, end_ns): (u64, u64)) -> bool {
+        self.begun_ns() >= start_ns && self.end_ns <= end_ns
+    }
+}
+
 impl TrialLog {
     fn new(trial: u32, block: u32, cell: &str, servers: &[ServerInfo]) -> Self {
         Self {

@@ -73,13 +73,13 @@ impl TrialSeries {
 /// What came in the moment between the window's end and the last answer: as a rate it would look like
 /// a collapse.
 fn is_remnant(row: &SeriesRow, window: Option<(u64, u64)>) -> bool {
-    let after = window.is_some_and(|(_, end)| row.end_ns.saturating_sub(row.length_ns) >= end);
+    let after = window.is_some_and(|(_, end)| row.begun_ns() >= end);
     after && row.length_ns < REMNANT_NS
 }
 
 /// An interval is missing between two rows.
 fn follows_late(last: &SeriesRow, row: &SeriesRow) -> bool {
-    row.end_ns.saturating_sub(row.length_ns) > last.end_ns + row.length_ns / 2
+    row.begun_ns() > last.end_ns + row.length_ns / 2
 }
 
 fn point(rows: &[&SeriesRow], kind: RateKind) -> Option<Point> {
@@ -105,7 +105,7 @@ fn point(rows: &[&SeriesRow], kind: RateKind) -> Option<Point> {
     let worst = rows.iter().filter_map(p99).max();
     let intended: u64 = rows.iter().map(|row| row.counts.intended).sum();
     Some(Point {
-        from_s: first.end_ns.saturating_sub(first.length_ns) as f64 / 1e9,
+        from_s: first.begun_ns() as f64 / 1e9,
         to_s: last.end_ns as f64 / 1e9,
         rate: rows.iter().map(|row| count(row) as f64).sum::<f64>() / length_s,
         offered: intended as f64 / length_s,
