@@ -1,9 +1,10 @@
 //! What the harness costs: async publish through jsbench (histograms, identity, checksum, outcome
-//! of every message) against a bare loop on the same client, in turn, against one server.
+//! of every message), with each of its clients, against a bare loop on async-nats, in turn, against
+//! one server.
 //!
-//! `cargo bench --bench publish [-- ROUNDS SECONDS]` prints the rate of each round, the median of
-//! the ratios and the CPU of the driver per message. Needs a nats-server (`jsbench server
-//! install`). Speed is shown here and asserted nowhere.
+//! `cargo bench --bench publish [-- ROUNDS SECONDS]` prints a Markdown table: rate and CPU of the
+//! driver per message of each round, then medians and the ratios to the bare loop. Needs a
+//! nats-server (`jsbench server install`). Speed is shown here and asserted nowhere.
 
 #![allow(
     clippy::print_stdout,
@@ -11,95 +12,110 @@
     reason = "a benchmark prints its result"
 )]
 
-use std::collections::BTreeMap;
-use std::path::Path;
+mod drive;
+
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use drive::{Cost, Site, Spread, WARMUP};
 use futures_util::{FutureExt as _, StreamExt as _};
-use jsbench::engine::run::{Access, Interrupts, Request, run};
 use jsbench::nats::connect::connect;
-use jsbench::nats::endpoint::{Auth, Endpoint};
-use jsbench::record::event::{Manifest, RunEvent, TrialResult};
-use jsbench::scenario::model::{
-    Ack, Arrivals, Cell, CellSpec, ClientKind, Consumer, ConsumerKind, Deliver, Embedded,
-    Encryption, External, Layout, Length, Pacing, Payload, Publish, PublishMode, Rate, Retention,
-    Scenario, Share, Storage, Stream, SyncInterval, Target, Workload,
-};
-use jsbench::scenario::plan::Room;
-use jsbench::target::{Guard, Search, Servers, StartOptions, find, start};
+use jsbench::nats::endpoint::Endpoint;
+use jsbench::scenario::model::{ClientKind, Publish, Workload};
 
 const PAYLOAD_BYTES: u64 = 512;
 const WINDOW: u64 = 1_000;
-const WARMUP: Duration = Duration::from_millis(500);
+
+/// Who publishes, one a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// A loop on async-nats that counts acks and records nothing.
+    Bare,
+    /// jsbench over this client.
+    Harness(ClientKind),
+}
+
+impl Way {
+    const ALL: [Self; 3] = [
+        Self::Bare,
+        Self::Harness(ClientKind::AsyncNats),
+        Self::Harness(ClientKind::Wire),
+    ];
+
+    fn name(self) -> String {
+        match self {
+            Self::Bare => "bare async-nats".to_owned(),
+            Self::Harness(client) => format!("jsbench over {}", client.word()),
+        }
+    }
+
+    fn measure(self, site: &Site, length: Duration) -> anyhow::Result<Cost> {
+        match self {
+            Self::Bare => bare(&site.endpoint, length),
+            Self::Harness(client) => {
+                let publish = Publish {
+                    window: WINDOW as u32,
+                    ..Publish::default()
+                };
+                let workload = Workload {
+                    client,
+                    ..Workload::default()
+                };
+                site.trial(PAYLOAD_BYTES, publish, workload, length)
+            }
+        }
+    }
+}
 
 fn main() -> anyhow::Result<()> {
-    let numbers: Vec<u64> = std::env::args()
-        .skip(1)
-        .filter_map(|a| a.parse().ok())
-        .collect();
-    let rounds = numbers.first().copied().unwrap_or(7);
-    let length = Duration::from_secs(numbers.get(1).copied().unwrap_or(3));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    let guard = Guard::spawn(Path::new(env!("CARGO_BIN_EXE_jsbench")))?;
-    let servers = runtime.block_on(start(
-        &embedded(),
-        &StartOptions {
-            binary: find(&Search::from_environment(None))?.path,
-            run_id: "00000000000000be".to_owned(),
-            max_file_bytes: 16 << 30,
-            max_mem_bytes: 1 << 30,
-            guard: guard.clone(),
-        },
-    ))?;
-    let endpoint = endpoint(&servers)?;
+    let (rounds, length) = drive::arguments(7, 3);
+    let site = Site::start()?;
     println!(
-        "async publish, {PAYLOAD_BYTES} B, R1 file, window {WINDOW}, {} s a round, server {}",
+        "async publish, {PAYLOAD_BYTES} B, R1 file, window {WINDOW}, {} s a round, server {}; acked/s and \
+         CPU of the driver in us/msg\n",
         length.as_secs(),
-        servers.infos().first().map_or("", |i| &i.version)
+        site.version()
     );
-    let (mut ratios, mut cpus) = (Vec::new(), Vec::new());
+    let names = Way::ALL.map(|way| way.name() + " | CPU");
+    println!("| round | {} |", names.join(" | "));
+    println!("|---{}|", "|---|---".repeat(Way::ALL.len()));
+    let mut costs = Way::ALL.map(|_| Vec::new());
     for round in 0..rounds {
-        let bare = bare(&endpoint, length)?;
-        let harness = runtime.block_on(harness(&endpoint, &servers, length))?;
-        let rate = harness.window_acked as f64 / (harness.window_ns as f64 / 1e9);
-        let cpu_us = harness.resources.driver_cpu_ns_per_msg.unwrap_or(f64::NAN) / 1e3;
-        println!(
-            "round {round}: bare {:>9.0}/s {:>5.2} us/msg   harness {rate:>9.0}/s {cpu_us:>5.2} us/msg   ratio {:.3}",
-            bare.rate,
-            bare.cpu_us,
-            rate / bare.rate
-        );
-        ratios.push(rate / bare.rate);
-        cpus.push(cpu_us);
+        // Another one begins each round.
+        for turn in 0..Way::ALL.len() {
+            let at = (round as usize + turn) % Way::ALL.len();
+            costs[at].push(Way::ALL[at].measure(&site, length)?);
+        }
+        let last = costs
+            .each_ref()
+            .map(|of| of.last().map_or_else(String::new, shown));
+        println!("| {round} | {} |", last.join(" | "));
     }
-    println!(
-        "median ratio harness/bare {:.3} [{:.3}, {:.3}], driver CPU {:.2} us/msg",
-        median(&mut ratios),
-        ratios[0],
-        ratios[ratios.len() - 1],
-        median(&mut cpus)
-    );
-    runtime.block_on(servers.stop(false))
+    println!("\n| way | acked/s | CPU, us/msg | rate / bare | CPU / bare |");
+    println!("|---|---|---|---|---|");
+    for (way, of_way) in Way::ALL.iter().zip(&costs) {
+        let bare = of_way.iter().zip(&costs[0]);
+        println!(
+            "| {} | {} | {} | {} | {} |",
+            way.name(),
+            Spread::of(of_way.iter().map(|c| c.per_s)).shown(0),
+            Spread::of(of_way.iter().map(|c| c.cpu_us)).shown(2),
+            Spread::of(bare.clone().map(|(c, bare)| c.per_s / bare.per_s)).shown(2),
+            Spread::of(bare.map(|(c, bare)| c.cpu_us / bare.cpu_us)).shown(2),
+        );
+    }
+    println!("\nmedians of rounds [least, most]; ratios are of the same round");
+    site.stop()
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-struct Bare {
-    rate: f64,
-    cpu_us: f64,
+fn shown(cost: &Cost) -> String {
+    format!("{:.0} | {:.2}", cost.per_s, cost.cpu_us)
 }
 
 /// Publishes with a sliding window and counts acks; records nothing else. On a thread with an
 /// event loop of its own, as a worker is.
-fn bare(endpoint: &Endpoint, length: Duration) -> anyhow::Result<Bare> {
+fn bare(endpoint: &Endpoint, length: Duration) -> anyhow::Result<Cost> {
     let endpoint = endpoint.clone();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -147,8 +163,8 @@ fn bare(endpoint: &Endpoint, length: Duration) -> anyhow::Result<Bare> {
             let messages = (acked - first) as f64;
             let used = (cpu_ns() - cpu) as f64;
             api.delete_stream("BARE").await?;
-            Ok(Bare {
-                rate: messages / seconds,
+            Ok(Cost {
+                per_s: messages / seconds,
                 cpu_us: used / 1e3 / messages,
             })
         })
@@ -160,152 +176,4 @@ fn bare(endpoint: &Endpoint, length: Duration) -> anyhow::Result<Bare> {
 fn cpu_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
-}
-
-/// One trial of the engine against the same server.
-async fn harness(
-    endpoint: &Endpoint,
-    servers: &Servers,
-    length: Duration,
-) -> anyhow::Result<TrialResult> {
-    let target = Target::External(External::default());
-    let cell = Cell {
-        id: "base".to_owned(),
-        factors: BTreeMap::new(),
-        spec: spec(target.clone(), length),
-    };
-    let request = Request {
-        scenario: Scenario {
-            name: "bench".to_owned(),
-            question: None,
-            hypothesis: None,
-            axes: Vec::new(),
-            repeat: 1,
-            cells: vec![cell],
-            path: None,
-            file_sha256: String::new(),
-            resolved_toml: String::new(),
-        },
-        manifest: serde_json::from_value::<Manifest>(serde_json::json!({
-            "schema": "", "run_id": "00000000000000bf", "seed": 1, "started_at": "", "servers": [],
-            "scenario": {"name": "bench", "path": null, "file_sha256": "", "resolved": "", "question": null,
-                "hypothesis": null, "axes": []},
-            "tool": {"version": "", "git": null}, "calibration": null, "command": "", "target": "",
-            "host": {"os": "", "arch": "", "cpu": null, "cpus": 2, "memory": null},
-            "shared_host": true, "planned_trials": 1, "cells": []
-        }))?,
-        run: 0xbf,
-        binary: None,
-        guard: None,
-        access: vec![(
-            target,
-            Access {
-                endpoint: endpoint.clone(),
-                monitors: servers.monitor_urls(),
-            },
-        )],
-        keep: false,
-        room: Room {
-            disk_free_bytes: 0,
-            memory_free_bytes: 0,
-            cpus: 2,
-        },
-    };
-    let (_keep, interrupts) = tokio::sync::watch::channel(Interrupts::default());
-    let mut result = None;
-    run(&request, interrupts, &mut |event| {
-        match event {
-            RunEvent::TrialFinished(finished) => result = Some(*finished),
-            RunEvent::TrialFailed { reason, .. } => anyhow::bail!(reason),
-            _ => {}
-        }
-        Ok(())
-    })
-    .await?;
-    result.context("the trial did not finish")
-}
-
-fn spec(target: Target, length: Duration) -> CellSpec {
-    CellSpec {
-        target,
-        stream: Stream {
-            layout: Layout::Shared,
-            storage: Storage::File,
-            replicas: 1,
-            retention: Retention::Limits,
-            discard_new: false,
-            max_bytes: None,
-            max_msgs: None,
-            max_msgs_per_subject: None,
-            max_age: None,
-            duplicate_window: None,
-            compression: false,
-            persist_async: false,
-            existing: None,
-        },
-        consumer: Consumer {
-            kind: ConsumerKind::None,
-            ack: Ack::None,
-            max_ack_pending: 1_000,
-            ack_wait: Duration::from_secs(30),
-            max_deliver: None,
-            deliver: Deliver::All,
-            replicas: None,
-            memory: false,
-            flow_control: true,
-            batch: 500,
-            share: Share::None,
-        },
-        publish: Publish {
-            mode: PublishMode::Async,
-            window: WINDOW as u32,
-            message_id: false,
-            timeout: Duration::from_secs(5),
-            subject: None,
-        },
-        workload: Workload {
-            pods: 1,
-            apps: 1,
-            types: 1,
-            publishers: 1,
-            subscribers: 0,
-            payload: Payload::Random {
-                size_bytes: PAYLOAD_BYTES,
-                compressible: 0.0,
-            },
-            rate: Rate::Max,
-            arrivals: Arrivals::Uniform,
-            pacing: Pacing::Sleep,
-            length: Length::Duration(length),
-            client: ClientKind::AsyncNats,
-            connections: None,
-            prefill: 0,
-            drain: Duration::from_secs(30),
-        },
-        warmup: WARMUP,
-        expect: Vec::new(),
-        absences: Vec::new(),
-    }
-}
-
-fn embedded() -> Embedded {
-    Embedded {
-        servers: 1,
-        cpus: None,
-        memory_bytes: None,
-        sync_interval: SyncInterval::Every(Duration::from_mins(2)),
-        store_dir: None,
-        encryption: Encryption::Off,
-        port: None,
-    }
-}
-
-fn endpoint(servers: &Servers) -> anyhow::Result<Endpoint> {
-    let mut endpoint = Endpoint::parse(&servers.urls().join(","))?;
-    let (user, password) = servers.credentials();
-    endpoint.auth = Auth::UserPassword {
-        user: user.to_owned(),
-        password: password.clone(),
-    };
-    Ok(endpoint)
 }

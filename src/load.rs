@@ -2,6 +2,7 @@
 //! one thread; knows a trial's assignment and a connection, not who coordinates.
 
 pub mod blocked;
+pub mod flight;
 pub mod pace;
 pub mod payload;
 

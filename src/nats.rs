@@ -5,10 +5,14 @@
 //! by `target`, `load`, `gateway` and `engine`.
 
 pub mod api;
+pub mod batch;
 pub mod config;
 pub mod conn;
 pub mod connect;
 pub mod context;
+pub mod dial_error;
 pub mod endpoint;
 pub mod feed;
+pub mod get;
 pub mod monitor;
+pub mod wire;

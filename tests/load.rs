@@ -6,12 +6,12 @@ mod common;
 use std::process::Stdio;
 
 use common::{
-    SMALL, Server, check, first_trial, foreign_stream, jsbench, json, publish, run, scenario,
-    servers_of, signal, u, wait_for,
+    SMALL, Server, check, first_trial, foreign_stream, jsbench, json, publish, run, run_for_counts,
+    scenario, servers_of, signal, u, wait_for,
 };
 use serde_json::Value;
 
-/// Runs 600 messages with these settings and gives the trial.
+/// Runs 6,000 messages with these settings and gives the trial.
 fn counted(settings: &[&str], code: i32) -> Value {
     let dir = scenario(SMALL);
     let mut command = jsbench(dir.path());
@@ -22,13 +22,12 @@ fn counted(settings: &[&str], code: i32) -> Value {
         "r",
         "--quiet",
         "--set",
-        "workload.messages=600",
+        "workload.messages=6000",
     ]);
     for setting in settings {
         command.args(["--set", setting]);
     }
-    run(&mut command, code);
-    let trial = first_trial(&dir.path().join("r"));
+    let trial = run_for_counts(&mut command, &dir.path().join("r"), code);
     let publish = &trial["publish"];
     if !publish["acked"].is_null() {
         let ended = u(&publish["acked"]) + u(&publish["refused"]) + u(&publish["unknown"]);
@@ -53,13 +52,13 @@ fn every_kind_of_consumer_accounts_for_every_message() {
             format!("consumer.ack={ack}"),
         );
         let trial = counted(&[&kind_set, &ack_set, "workload.subscribers=2"], 0);
-        assert_eq!(u(&trial["publish"]["acked"]), 600, "{kind} {ack}");
+        assert_eq!(u(&trial["publish"]["acked"]), 6_000, "{kind} {ack}");
         assert_eq!(
             u(&trial["deliver"]["expected"]),
-            1_200,
+            12_000,
             "{kind} {ack}: two subscriptions"
         );
-        assert_eq!(u(&trial["deliver"]["unique"]), 1_200, "{kind} {ack}");
+        assert_eq!(u(&trial["deliver"]["unique"]), 12_000, "{kind} {ack}");
         assert_eq!(trial["ledger"]["verdict"], verdict, "{kind} {ack}");
         assert_eq!(u(&trial["ledger"]["lost"]), 0, "{kind} {ack}");
     }
@@ -79,13 +78,13 @@ fn subscribers_that_share_a_durable_receive_each_message_once() {
             ],
             0,
         );
-        assert_eq!(u(&trial["publish"]["acked"]), 1_200, "{kind}: 600 a pod");
+        assert_eq!(u(&trial["publish"]["acked"]), 12_000, "{kind}: 6,000 a pod");
         assert_eq!(
             u(&trial["deliver"]["expected"]),
-            1_200,
+            12_000,
             "{kind}: one subscription"
         );
-        assert_eq!(u(&trial["deliver"]["unique"]), 1_200, "{kind}");
+        assert_eq!(u(&trial["deliver"]["unique"]), 12_000, "{kind}");
         assert_eq!(trial["ledger"]["verdict"], "pass", "{kind}");
     }
 }
@@ -113,7 +112,7 @@ fn layouts_split_apps_and_types_over_streams() {
             Some(streams),
             "{layout}"
         );
-        assert_eq!(u(&trial["deliver"]["unique"]), 1_200, "{layout}");
+        assert_eq!(u(&trial["deliver"]["unique"]), 12_000, "{layout}");
     }
 }
 
@@ -145,7 +144,7 @@ fn what_everyone_received_is_not_lost_when_a_limit_drops_it_later() {
     );
     assert_eq!(
         (u(&trial["deliver"]["unique"]), u(&trial["ledger"]["lost"])),
-        (600, 0)
+        (6_000, 0)
     );
 }
 
@@ -159,7 +158,7 @@ fn core_publishing_promises_nothing_and_counts_what_it_sends() {
         ],
         0,
     );
-    assert_eq!(u(&trial["publish"]["attempted"]), 600);
+    assert_eq!(u(&trial["publish"]["attempted"]), 6_000);
     for key in ["acked", "refused", "unknown", "acked_per_s"] {
         assert_eq!(trial["publish"][key], Value::Null, "{key}");
     }
@@ -183,7 +182,7 @@ fn a_full_stream_that_drops_the_oldest_has_lost_them_unless_that_was_declared() 
         "workload.subscribers=0",
     ];
     let trial = counted(&full, 11);
-    assert_eq!(u(&trial["ledger"]["lost_storage"]), 500);
+    assert_eq!(u(&trial["ledger"]["lost_storage"]), 5_900);
     assert_eq!(trial["ledger"]["verdict"], "fail");
     let declared = [full.as_slice(), &["expect.absences=[\"limits\"]"]].concat();
     assert_eq!(u(&counted(&declared, 0)["ledger"]["lost"]), 0);
@@ -197,7 +196,7 @@ fn a_full_stream_that_refuses_is_counted_as_refusals() {
             u(&trial["publish"]["acked"]),
             u(&trial["publish"]["refused"])
         ),
-        (100, 500)
+        (100, 5_900)
     );
     assert_eq!(u(&trial["deliver"]["unique"]), 100);
 }

@@ -1,10 +1,12 @@
 //! Connecting, the JetStream API and monitoring against real nats-server processes on loopback.
 
+#[path = "common/papers.rs"]
+mod papers;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
 use jsbench::nats::api::{Api, ApiFailure};
 use jsbench::nats::config::{
     AckPolicy, ConsumerConfig, DeliverPolicy, Retention, Storage, StreamConfig, to_value, verify,
@@ -13,6 +15,7 @@ use jsbench::nats::connect::{Event, connect, connect_with_events};
 use jsbench::nats::endpoint::{Auth, Endpoint, Tls};
 use jsbench::nats::{context, monitor};
 use jsbench::secret::Secret;
+use papers::{jwt, write_certificates};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -180,21 +183,6 @@ async fn token_and_nkey_are_used() {
     refused(&nkey(&other), "does not let in an nkey").await;
 }
 
-/// A JWT of the NATS kind, signed by `issuer`.
-fn jwt(issuer: &nkeys::KeyPair, subject: &str, nats: &Value) -> String {
-    let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
-    let header = json!({"typ": "JWT", "alg": "ed25519-nkey"});
-    let claims = json!({"jti": "x", "iat": 1_700_000_000, "iss": issuer.public_key(),
-                        "name": "test", "sub": subject, "nats": nats});
-    let body = format!(
-        "{}.{}",
-        encode(header.to_string().as_bytes()),
-        encode(claims.to_string().as_bytes())
-    );
-    let signature = issuer.sign(body.as_bytes()).expect("a signature");
-    format!("{body}.{}", encode(&signature))
-}
-
 #[tokio::test]
 async fn credentials_files_and_jwts_are_used() {
     let (operator, account, user) = (
@@ -241,30 +229,6 @@ async fn credentials_files_and_jwts_are_used() {
     std::fs::write(&path, creds.replace(&seed, &stranger)).expect("file");
     let wrong = server.endpoint(Auth::CredsFile(path.clone()), Tls::default());
     refused(&wrong, &format!("the credentials file {}", path.display())).await;
-}
-
-/// Two authorities (`ca`, `other`), each with a certificate for a server and one for a client.
-fn write_certificates(directory: &Path) {
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-    let write = |name: String, text: String| {
-        std::fs::write(directory.join(name), text).expect("file");
-    };
-    for ca in ["ca", "other"] {
-        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, ca);
-        let key = KeyPair::generate().expect("key");
-        let issuer = CertifiedIssuer::self_signed(params, key).expect("certificate");
-        write(format!("{ca}.pem"), issuer.pem());
-        for leaf in ["server", "client"] {
-            let names = vec!["localhost".to_owned()];
-            let params = CertificateParams::new(names).expect("parameters");
-            let key = KeyPair::generate().expect("key");
-            let certificate = params.signed_by(&key, &issuer).expect("certificate");
-            write(format!("{ca}-{leaf}.pem"), certificate.pem());
-            write(format!("{ca}-{leaf}.key"), key.serialize_pem());
-        }
-    }
 }
 
 /// A server with a certificate for `localhost`.

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use crate::record::calibration::{Calibration, DelayCheck, StallCheck};
+use crate::record::calibration::{Calibration, ClientCalibration, DelayCheck, StallCheck};
 use crate::record::document::Outcome;
-use crate::scenario::model::{Cell, PublishMode, Rate};
+use crate::scenario::model::{Cell, PublishMode, Rate, Workload};
 use crate::units::{human_bytes, human_duration, human_ns, short_rate, thousands};
 
 /// Up to this share of its ceiling a driver can be relied on to send in time.
@@ -15,19 +15,22 @@ pub const RELIABLE_SHARE: f64 = 0.7;
 const DELAY_TOLERANCE_NS: u64 = 200_000;
 /// and by this share.
 const DELAY_TOLERANCE_SHARE: f64 = 0.02;
-/// How far the p99 of the stall may be off.
+/// How far the quantiles of the stall may be off.
 const STALL_TOLERANCE: f64 = 0.15;
 /// A closed loop that says less than this share of the open loop's p99 has missed the stall.
 const MISSED_SHARE: f64 = 0.1;
 
 impl DelayCheck {
-    /// Judges the median service time against a known delay.
-    pub fn of(delay_ns: u64, service_p50_ns: Option<u64>) -> Self {
+    /// Judges the median service time against a known delay; `service_ns` are p50, p90 and p99.
+    pub fn of(delay_ns: u64, service_ns: [Option<u64>; 3]) -> Self {
+        let [service_p50_ns, service_p90_ns, service_p99_ns] = service_ns;
         let tolerance_ns =
             DELAY_TOLERANCE_NS + (delay_ns as f64 * DELAY_TOLERANCE_SHARE).round() as u64;
         Self {
             delay_ns,
             service_p50_ns,
+            service_p90_ns,
+            service_p99_ns,
             tolerance_ns,
             result: service_p50_ns.map_or(Outcome::Inconclusive, |p50_ns| {
                 outcome(p50_ns.abs_diff(delay_ns) <= tolerance_ns)
@@ -39,16 +42,27 @@ impl DelayCheck {
 impl StallCheck {
     /// Judges both loops against a stall of `stall_ns` each `every_ns`. A share S/T of evenly spaced
     /// messages falls into it and waits for U(0, S), so that quantile q is S - (1-q) T.
+    /// `response_ns` are p90 and p99.
     pub fn of(
         stall_ns: u64,
         every_ns: u64,
-        response_p99_ns: Option<u64>,
+        response_ns: [Option<u64>; 2],
         closed_loop_p99_ns: Option<u64>,
     ) -> Self {
+        let [response_p90_ns, response_p99_ns] = response_ns;
+        let expected_p90_ns = stall_ns.saturating_sub(every_ns / 10);
         let expected_p99_ns = stall_ns.saturating_sub(every_ns / 100);
-        let within = response_p99_ns.map(|p99_ns| {
-            p99_ns.abs_diff(expected_p99_ns) as f64 <= expected_p99_ns as f64 * STALL_TOLERANCE
-        });
+        let near = |(ns, expected_ns): (u64, u64)| {
+            ns.abs_diff(expected_ns) as f64 <= expected_ns as f64 * STALL_TOLERANCE
+        };
+        let within = match [
+            response_p90_ns.map(|ns| near((ns, expected_p90_ns))),
+            response_p99_ns.map(|ns| near((ns, expected_p99_ns))),
+        ] {
+            [Some(false), _] | [_, Some(false)] => Some(false),
+            [Some(true), Some(true)] => Some(true),
+            _ => None,
+        };
         let missed = response_p99_ns
             .zip(closed_loop_p99_ns)
             .map(|(open_ns, closed_ns)| (closed_ns as f64) < open_ns as f64 * MISSED_SHARE);
@@ -60,6 +74,8 @@ impl StallCheck {
         Self {
             stall_ns,
             every_ns,
+            expected_p90_ns,
+            response_p90_ns,
             expected_p99_ns,
             response_p99_ns,
             closed_loop_p99_ns,
@@ -69,14 +85,15 @@ impl StallCheck {
 
     /// What the two loops say of the stall, in words.
     pub fn in_words(&self) -> String {
-        let expected = human_ns(self.expected_p99_ns as f64);
-        let open = match self.response_p99_ns {
-            Some(ns) => format!(
-                "open loop p99 {} of {expected} expected",
-                human_ns(ns as f64)
-            ),
-            None => format!("open loop p99 not measured, {expected} expected"),
+        let quantile = |name: &str, ns: Option<u64>, expected_ns: u64| {
+            let ns = ns.map_or_else(|| "not measured".to_owned(), |ns| human_ns(ns as f64));
+            format!("{name} {ns} ({} expected)", human_ns(expected_ns as f64))
         };
+        let open = format!(
+            "open loop {}, {}",
+            quantile("p90", self.response_p90_ns, self.expected_p90_ns),
+            quantile("p99", self.response_p99_ns, self.expected_p99_ns)
+        );
         let closed = match (self.closed_loop_p99_ns, self.response_p99_ns) {
             (None, _) => "the closed loop beside it was not measured".to_owned(),
             (Some(ns), open_ns) => {
@@ -136,6 +153,18 @@ pub fn judge(delays: &[DelayCheck], stall: &StallCheck) -> (Outcome, Vec<String>
     (result, reasons)
 }
 
+/// The result of all clients: the worst of theirs.
+pub fn worst(clients: &[ClientCalibration]) -> Outcome {
+    let any = |of| clients.iter().any(|c| c.result == of);
+    if any(Outcome::Fail) {
+        Outcome::Fail
+    } else if any(Outcome::Inconclusive) || clients.is_empty() {
+        Outcome::Inconclusive
+    } else {
+        Outcome::Pass
+    }
+}
+
 impl Calibration {
     /// A line for each cell whose rate this driver may not keep, with the cure. Core publishing is
     /// left out: the ceilings are of acked publishes.
@@ -151,8 +180,22 @@ impl Calibration {
         if cell.spec.publish.mode == PublishMode::Core || load.publishers == 0 {
             return None;
         }
+        let client = load.client.word();
+        let of = self.of(load.client);
+        let why = of.map_or(
+            Some("it is of another client"),
+            ClientCalibration::unreliable,
+        );
+        if let Some(why) = why {
+            return Some(format!(
+                "cell `{}`: workload.client = \"{client}\", and the calibration of this machine is not \
+                 used for it: {why}; run `jsbench calibrate`",
+                cell.id
+            ));
+        }
         let peak_per_s = program.peak_per_s();
-        let (ceiling_per_s, known) = self.ceiling(load.pods)?;
+        let threads = publishing_threads(load);
+        let (ceiling_per_s, known) = of?.ceiling(threads)?;
         let share = peak_per_s / ceiling_per_s;
         if share <= RELIABLE_SHARE {
             return None;
@@ -168,15 +211,15 @@ impl Calibration {
                 RELIABLE_SHARE * 100.0
             )
         };
-        let pods = if load.pods == 1 {
-            "1 pod".to_owned()
+        let threads = if threads == 1 {
+            "1 thread".to_owned()
         } else {
-            format!("{} pods", load.pods)
+            format!("{threads} threads")
         };
         Some(format!(
-            "cell `{}`: workload.rate = {}, and the ceiling of this driver with {pods} is {}{}/s of {} \
-             as calibrated: {means}; spread it over more pods, lower the rate, or drive from several \
-             machines",
+            "cell `{}`: workload.rate = {}, and the ceiling of this driver with client {client} and \
+             {threads} is {}{}/s of {} as calibrated: {means}; spread it over more threads or pods, \
+             lower the rate, or drive from several machines",
             cell.id,
             short_rate(peak_per_s),
             if known { "" } else { "about " },
@@ -184,22 +227,31 @@ impl Calibration {
             human_bytes(self.payload_bytes),
         ))
     }
+}
 
-    /// The ceiling of this many workers in messages per second, and whether it is known: for a number
-    /// that was not calibrated it is in proportion to the next smaller one, at most what more workers
+/// Event loops of a cell that publish: pods times threads, of which those without a publisher do
+/// nothing for the rate.
+fn publishing_threads(load: &Workload) -> u32 {
+    load.pods
+        .saturating_mul(load.threads.min(load.publishers).max(1))
+}
+
+impl ClientCalibration {
+    /// The ceiling of this many threads in messages per second, and whether it is known: for a number
+    /// that was not calibrated it is in proportion to the next smaller one, at most what more threads
     /// reached.
-    pub fn ceiling(&self, workers: u32) -> Option<(f64, bool)> {
-        let below = self.ceilings.iter().filter(|c| c.workers <= workers);
-        let below = below.max_by_key(|c| c.workers)?;
-        let above = self.ceilings.iter().filter(|c| c.workers > workers);
-        let Some(above) = above.min_by_key(|c| c.workers) else {
+    pub fn ceiling(&self, threads: u32) -> Option<(f64, bool)> {
+        let below = self.ceilings.iter().filter(|c| c.threads <= threads);
+        let below = below.max_by_key(|c| c.threads)?;
+        let above = self.ceilings.iter().filter(|c| c.threads > threads);
+        let Some(above) = above.min_by_key(|c| c.threads) else {
             // All CPUs were busy with fewer.
             return Some((below.per_s, !below.at_least));
         };
-        if below.workers == workers {
+        if below.threads == threads {
             return Some((below.per_s, !below.at_least));
         }
-        let share = f64::from(workers) / f64::from(below.workers);
+        let share = f64::from(threads) / f64::from(below.threads);
         let most_per_s = if above.at_least {
             f64::INFINITY
         } else {

@@ -35,6 +35,8 @@ pub struct Reading {
     pub scanned: bool,
     /// Core publishing: nothing is stored.
     pub core: bool,
+    /// A bucket, in which a put takes the place of one before it.
+    pub bucket: bool,
 }
 
 /// Judges a balance.
@@ -73,10 +75,12 @@ pub fn judge(reading: &Reading, balance: &Balance) -> Ledger {
         (LedgerVerdict::Pass, Vec::new())
     };
     if balance.explained > 0 {
-        reasons.push(format!(
-            "{} absent as the scenario declares",
-            balance.explained
-        ));
+        let why = if reading.bucket {
+            "replaced by later puts, or absent as the scenario declares"
+        } else {
+            "absent as the scenario declares"
+        };
+        reasons.push(format!("{} {why}", balance.explained));
     }
     let counted = |count: u64| Some(count);
     let of_readers = |count: u64| (!reading.storage_only).then_some(count);
@@ -101,7 +105,7 @@ pub fn judge(reading: &Reading, balance: &Balance) -> Ledger {
 fn doubts(reading: &Reading, balance: &Balance) -> Vec<String> {
     let mut doubts = Vec::new();
     if reading.nothing_to_judge {
-        doubts.push("nothing was published".to_owned());
+        doubts.push("nothing was acked".to_owned());
     }
     if let Some(why) = &reading.unread
         && reading.storage_only

@@ -2,7 +2,7 @@
 //! Where it did not, the rate is partly its own and not the target's. Called for each row of the
 //! record.
 
-use crate::record::document::{Little, Status, TrialRecord};
+use crate::record::document::{AckOf, Little, Status, TrialRecord};
 use crate::record::event::{CellRef, TrialResult};
 
 /// Below this share of its window in flight the rate is partly the driver's.
@@ -20,22 +20,25 @@ const LEAST: f64 = 0.7;
 const MOST: f64 = 1.1;
 /// Where the mean service time is a larger share of the window, its ends decide.
 const ENDS: f64 = 0.05;
-/// Publishes without an ack take their place in the window too. Of more than this share of them the
-/// law, which is told of acks, says nothing.
+/// Publishes without an ack, and repeated ones, take their place in the window too. Of more than this
+/// share of them the law, which is told of acks, says nothing.
 const UNACKED: f64 = 0.01;
 
 /// N, X R and their ratio for the trial whose rates and latencies `record` holds. `None` in open
-/// loop, without acks, and where the law says nothing: a mean service time above 5 % of the window,
-/// or more than 1 % of the publishes refused or unknown.
+/// loop, without acks, and where the law says nothing: acks for groups, whose protocols hold messages
+/// back, a mean service time above 5 % of the window, or more than 1 % of the publishes refused,
+/// unknown or repeated.
 pub fn little(cell: &CellRef, result: &TrialResult, record: &TrialRecord) -> Option<Little> {
-    if !cell.closed_loop || !cell.has_publishers || cell.core {
+    let groups = cell.ack == Some(AckOf::Group);
+    if !cell.closed_loop || !cell.has_publishers || cell.core || groups {
         return None;
     }
     let in_flight = cell.in_flight.filter(|n| *n > 0)? as f64;
     let rate_per_s = record.publish.acked_per_s.filter(|rate| *rate > 0.0)?;
     let service_ns = record.latency.service.as_ref()?.mean_ns? as f64;
-    let unacked = result.refused?.saturating_add(result.unknown?) as f64;
-    if service_ns > ENDS * result.window_ns as f64 || unacked > UNACKED * result.attempted as f64 {
+    let unacked = result.refused?.saturating_add(result.unknown?);
+    let others = unacked.saturating_add(result.repeated.unwrap_or(0)) as f64;
+    if service_ns > ENDS * result.window_ns as f64 || others > UNACKED * result.attempted as f64 {
         return None;
     }
     let rate_x_service = rate_per_s * service_ns / 1e9;
@@ -108,6 +111,21 @@ mod tests {
         assert!((little.rate_x_service - 10.0).abs() < 0.01, "{little:?}");
         assert!((little.ratio - 1.0).abs() < 1e-3);
         assert_eq!((got.status, got.reasons.len()), (Status::Valid, 0));
+    }
+
+    #[test]
+    fn acks_for_groups_and_repeats_leave_the_law_nothing_to_say() {
+        let groups = CellRef {
+            ack: Some(AckOf::Group),
+            ..closed()
+        };
+        let got = row(5 * MS, &groups, |_| ());
+        assert_eq!((got.little, got.status), (None, Status::Valid));
+        assert_eq!(got.publish.ack, Some(AckOf::Group));
+        let repeated = |count| row(5 * MS, &closed(), |r| r.repeated = Some(count));
+        let got = repeated(201);
+        assert_eq!((got.little, got.publish.repeated), (None, Some(201)));
+        assert!(repeated(200).little.is_some(), "1 % of 20,000");
     }
 
     #[test]

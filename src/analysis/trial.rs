@@ -134,6 +134,9 @@ fn publish_record(cell: &CellRef, result: &TrialResult) -> PublishRecord {
         sent_per_s,
         acked_per_s,
         payload_bytes_per_s: acked_per_s.map(|rate| rate * result.payload_bytes as f64),
+        ack: cell.ack,
+        repeated: result.repeated,
+        deduplicated: result.deduplicated,
     }
 }
 
@@ -167,14 +170,15 @@ fn latency_record(log: &TrialLog, cell: &CellRef, result: &TrialResult) -> Laten
     };
     let open_loop = cell.has_publishers && !cell.closed_loop;
     let acks = cell.has_publishers && !cell.core;
-    let drained = !cell.has_publishers && log.histograms.contains_key(&Metric::E2e);
+    // In a drain: what is not on record was not to be measured.
+    let drained = |metric| !cell.has_publishers && log.histograms.contains_key(&metric);
     LatencyRecord {
         lag: summary(Metric::Lag, open_loop),
-        service: summary(Metric::Service, acks),
+        service: summary(Metric::Service, acks || drained(Metric::Service)),
         response: summary(Metric::Response, open_loop && acks),
         e2e: summary(
             Metric::E2e,
-            cell.has_consumers && (cell.has_publishers || drained),
+            cell.has_consumers && (cell.has_publishers || drained(Metric::E2e)),
         ),
     }
 }

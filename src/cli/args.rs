@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::report::Format;
+use crate::scenario::model::ClientKind;
 use clap::builder::FalseyValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
@@ -190,9 +191,30 @@ pub struct Check {
 /// `jsbench calibrate`
 #[derive(Debug, ClapArgs)]
 pub struct Calibrate {
+    /// Measure and store this client alone, instead of all that drive
+    #[arg(long, value_enum, value_name = "CLIENT")]
+    pub client: Option<Client>,
     /// Print the calibration as one JSON document instead of the tables
     #[arg(long)]
     pub json: bool,
+}
+
+/// What `workload.client` may be.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Client {
+    /// jsbench's own protocol core
+    Wire,
+    /// The official Rust client
+    AsyncNats,
+}
+
+impl From<Client> for ClientKind {
+    fn from(client: Client) -> Self {
+        match client {
+            Client::Wire => Self::Wire,
+            Client::AsyncNats => Self::AsyncNats,
+        }
+    }
 }
 
 /// `jsbench report`

@@ -12,7 +12,7 @@ use crate::record::calibration::{Calibration, stored_at};
 use crate::record::document::Outcome;
 use crate::record::event::Manifest;
 use crate::report::calibration::text;
-use crate::scenario::model::{Cell, Scenario};
+use crate::scenario::model::{Cell, ClientKind, Scenario};
 
 /// Runs the verb.
 pub fn calibrate(args: &args::Calibrate, color: Color) -> anyhow::Result<u8> {
@@ -26,16 +26,20 @@ pub fn calibrate(args: &args::Calibrate, color: Color) -> anyhow::Result<u8> {
         let command = "jsbench calibrate".to_owned();
         manifest::manifest(scenario, &run_id, seed, command, target, true)
     };
+    let only = args.client.map(|client| [client.into()]);
+    let clients = only.as_ref().map_or(&ClientKind::ALL[..], |only| only);
     let wanted = Calibrate {
         run,
         cpus: manifest::host().cpus,
+        clients,
         manifest: &make,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    eprintln!("calibrating: about a minute, on a machine that has nothing else to do");
+    let seconds = 20 * clients.len();
+    eprintln!("calibrating: about {seconds} s, on a machine that has nothing else to do");
     let (measured, signal) = runtime.block_on(async {
         let interrupts = run::listen()?;
         let measured =
@@ -48,9 +52,13 @@ pub fn calibrate(args: &args::Calibrate, color: Color) -> anyhow::Result<u8> {
         eprintln!("interrupted: nothing was stored");
         return Ok(if signal == 15 { 143 } else { 130 });
     };
-    // One that runs here rely on is not given up for a noisy minute.
+    // What runs here rely on is not given up for a noisy moment.
     let kept = match Calibration::relied_on(&path, &manifest::host()).0 {
-        Some(earlier) if calibration.result != Outcome::Pass => {
+        Some(earlier)
+            if clients
+                .iter()
+                .any(|c| passed(&earlier, *c) && !passed(&calibration, *c)) =>
+        {
             let when = &earlier.measured_at;
             eprintln!("kept the calibration of {when}, which passed; this one is not stored");
             true
@@ -77,6 +85,12 @@ pub fn calibrate(args: &args::Calibrate, color: Color) -> anyhow::Result<u8> {
     })
 }
 
+/// Whether runs with this client can rely on a calibration of their machine.
+fn passed(calibration: &Calibration, client: ClientKind) -> bool {
+    let of = calibration.of(client);
+    of.is_some_and(|of| of.unreliable().is_none())
+}
+
 /// The calibration that runs here rely on, and what it says of these cells. Tells why one that is
 /// stored is not used.
 pub fn of_cells(cells: &[Cell]) -> (Option<Calibration>, Vec<String>) {
@@ -89,5 +103,11 @@ pub fn of_cells(cells: &[Cell]) -> (Option<Calibration>, Vec<String>) {
         eprintln!("warning: {why}");
     }
     let warnings = calibration.as_ref().map(|c| c.warnings(cells));
-    (calibration, warnings.unwrap_or_default())
+    // One that is of none of their clients is nothing that this run relies on.
+    let used = |c: &Calibration| {
+        cells
+            .iter()
+            .any(|cell| passed(c, cell.spec.workload.client))
+    };
+    (calibration.filter(used), warnings.unwrap_or_default())
 }

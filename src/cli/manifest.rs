@@ -1,9 +1,12 @@
 //! What is known of a run before it begins.
 
-use crate::record::document::Host;
-use crate::record::event::{CellRef, ExpectationRef, MANIFEST_SCHEMA, Manifest, ScenarioRef, Tool};
+use crate::record::document::{AckOf, Host};
+use crate::record::event::{
+    CellRef, ClientRef, ExpectationRef, MANIFEST_SCHEMA, Manifest, ScenarioRef, Tool,
+};
 use crate::scenario::model::{
-    Arrivals, Cell, ConsumerKind, Length, Op, Pacing, PublishMode, Rate, Scenario, Storage, Target,
+    Arrivals, Cell, CellSpec, ClientKind, ConsumerKind, Length, Op, Pacing, PublishMode, Rate,
+    Scenario, Storage, Target, Workload,
 };
 use crate::units::as_ns;
 
@@ -50,6 +53,7 @@ pub fn manifest(
 fn cell(cell: &Cell) -> CellRef {
     let load = &cell.spec.workload;
     let core = cell.spec.publish.mode == PublishMode::Core;
+    let is_stored = !cell.spec.publish.mode.is_core();
     CellRef {
         id: cell.id.clone(),
         factors: cell.factors.clone(),
@@ -65,6 +69,8 @@ fn cell(cell: &Cell) -> CellRef {
         has_consumers: load.subscribers > 0 && cell.spec.consumer.kind != ConsumerKind::None,
         has_publishers: load.publishers > 0,
         core,
+        ack: ack(&cell.spec),
+        client: Some(client(load)),
         in_flight: (!core).then(|| {
             u64::from(load.pods) * u64::from(load.publishers) * u64::from(cell.spec.publish.window)
         }),
@@ -85,8 +91,12 @@ fn cell(cell: &Cell) -> CellRef {
         },
         spin: load.pacing == Pacing::Spin,
         poisson: load.rate != Rate::Max && load.arrivals == Arrivals::Poisson,
-        file: !core && cell.spec.stream.storage == Storage::File,
-        replicas: if core { 0 } else { cell.spec.stream.replicas },
+        file: is_stored && cell.spec.stream.storage == Storage::File,
+        replicas: if is_stored {
+            cell.spec.stream.replicas
+        } else {
+            0
+        },
         expectations: cell
             .spec
             .expect
@@ -105,6 +115,28 @@ fn cell(cell: &Cell) -> CellRef {
                 limit: e.limit,
             })
             .collect(),
+    }
+}
+
+fn ack(spec: &CellSpec) -> Option<AckOf> {
+    match spec.publish.mode {
+        _ if spec.workload.publishers == 0 => None,
+        PublishMode::Core => None,
+        mode if mode.has_group_acks() => Some(AckOf::Group),
+        _ => Some(AckOf::Message),
+    }
+}
+
+fn client(load: &Workload) -> ClientRef {
+    let clients = (load.publishers + load.subscribers).max(1);
+    ClientRef {
+        name: match load.client {
+            ClientKind::Wire => "wire",
+            ClientKind::AsyncNats => "async-nats",
+        }
+        .to_owned(),
+        connections: u64::from(load.pods) * u64::from(load.connections.unwrap_or(clients)),
+        threads: u64::from(load.pods) * u64::from(load.threads.min(clients)),
     }
 }
 

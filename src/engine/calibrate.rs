@@ -13,34 +13,37 @@ use tokio::sync::watch;
 
 use super::run::{Interrupts, Request, run};
 use crate::analysis::analyse;
-use crate::analysis::calibration::{RELIABLE_SHARE, judge};
+use crate::analysis::calibration::{RELIABLE_SHARE, judge, worst};
 use crate::record::calibration::{
-    CALIBRATION_SCHEMA, Calibration, Ceiling, DelayCheck, LagAt, OPTIMISED, StallCheck,
+    CALIBRATION_SCHEMA, Calibration, Ceiling, ClientCalibration, DelayCheck, LagAt, OPTIMISED,
+    StallCheck,
 };
 use crate::record::document::{Outcome, TrialRecord};
 use crate::record::event::Manifest;
 use crate::record::fold::{Fold, TrialLog};
 use crate::scenario::model::{
-    Ack, Arrivals, Cell, CellSpec, ClientKind, Consumer, ConsumerKind, Deliver, Layout, Length,
-    Pacing, Payload, Publish, PublishMode, Rate, Retention, Scenario, Share, Stall, Storage,
-    Stream, Stub, Target, Workload,
+    Cell, CellSpec, ClientKind, Consumer, Length, Pacing, Payload, Publish, PublishMode, Rate,
+    Scenario, Stall, Storage, Stream, Stub, Target, Workload,
 };
 use crate::scenario::plan::Room;
 use crate::scenario::program::Program;
 use crate::units::{as_ns, human_duration, human_ns, short_rate};
 
-/// Load before each window.
-const WARMUP: Duration = Duration::from_secs(1);
-/// Windows; together with the stall's and all that lies between them about a minute.
-const CEILING_WINDOW: Duration = Duration::from_secs(3);
-const LAG_WINDOW: Duration = Duration::from_secs(2);
-const DELAY_WINDOW: Duration = Duration::from_secs(2);
+/// Load before a window in which the CPU of whole seconds counts.
+const CEILING_WARMUP: Duration = Duration::from_millis(500);
+/// So that a whole second after the load began lies in it.
+const CEILING_WINDOW: Duration = Duration::from_millis(1_500);
+/// Load before each other window.
+const WARMUP: Duration = Duration::from_millis(200);
+/// Windows; with two clients and all that lies between them about 40 s. A p99 needs a thousand
+/// messages.
+const CALM_WINDOW: Duration = Duration::from_secs(1);
 /// Two periods of the stall: then the share of messages that it hits is known, whenever it begins.
-const STALL_WINDOW: Duration = Duration::from_secs(10);
+const STALL_WINDOW: Duration = Duration::from_secs(2);
 /// A closed loop sends thousands of messages in one period.
-const CLOSED_WINDOW: Duration = Duration::from_secs(5);
+const CLOSED_WINDOW: Duration = Duration::from_secs(1);
 
-/// A worker that uses this share of a CPU gave all it has.
+/// A thread that uses this share of a CPU gave all it has.
 const FULL: f64 = 0.9;
 const PAYLOAD_BYTES: u64 = 1024;
 const WINDOW: u32 = 1000;
@@ -55,15 +58,17 @@ const DELAYS: [Duration; 4] = [
 ];
 const STALL: Stall = Stall {
     length: Duration::from_millis(200),
-    every: Duration::from_secs(5),
+    every: Duration::from_secs(1),
 };
 
 /// What a calibration needs from its caller.
 pub struct Calibrate<'a> {
     /// Run id.
     pub run: u64,
-    /// Logical CPUs: the most workers that are tried.
+    /// Logical CPUs: the most threads that are tried.
     pub cpus: u32,
+    /// The clients to measure, one or more.
+    pub clients: &'a [ClientKind],
     /// The manifest of a run of a scenario; always with the same run id.
     pub manifest: &'a dyn Fn(&Scenario) -> Manifest,
 }
@@ -81,73 +86,19 @@ pub async fn calibrate(
         this,
         interrupts,
         tell,
+        client: ClientKind::Wire,
         reasons: Vec::new(),
         unusable: false,
     };
-    let mut ceilings = Vec::new();
-    for workers in [1, this.cpus] {
-        if ceilings.iter().any(|c: &Ceiling| c.workers == workers) {
-            continue;
-        }
-        let name = format!("ceiling of {workers} {}", plural(workers, "worker"));
-        let measured = bench.measure(&name, ceiling(workers)).await?;
-        if let Some(per_s) = measured.usable().and_then(|t| t.publish.acked_per_s) {
-            ceilings.push(Ceiling {
-                workers,
-                per_s,
-                at_least: measured.busy.is_none_or(|share| share < FULL),
-                cpu_ns_per_msg: measured.cpu_ns_per_msg,
-            });
-        }
+    let mut clients = Vec::new();
+    for client in this.clients {
+        bench.client = *client;
+        clients.push(bench.client().await?);
     }
-    let of_one = ceilings.iter().find(|c| c.workers == 1);
-    let most_per_s = of_one.map_or(0.0, |c| RELIABLE_SHARE * c.per_s);
-    let mut lags = Vec::new();
-    // Who spins needs a CPU, and the stub another.
-    let spin = (this.cpus > 1).then_some((Pacing::Spin, "spin"));
-    for (pacing, word) in std::iter::once((Pacing::Sleep, "sleep")).chain(spin) {
-        for rate_per_s in LAG_RATES_PER_S.into_iter().filter(|r| *r <= most_per_s) {
-            let name = format!("lag at {}, {word}", short_rate(rate_per_s));
-            // Once: a trial that is invalid because of its lag has measured it all the same.
-            let measured = bench.try_once(&name, lag(rate_per_s, pacing)).await?;
-            let lag = measured.trial.and_then(|t| t.latency.lag);
-            lags.push(LagAt {
-                pacing: word.to_owned(),
-                rate_per_s,
-                p50_ns: lag.as_ref().and_then(|l| l.p50_ns),
-                p99_ns: lag.as_ref().and_then(|l| l.p99_ns),
-                p999_ns: lag.as_ref().and_then(|l| l.p999_ns),
-            });
-        }
-    }
-    let mut delays = Vec::new();
-    for wait in DELAYS {
-        let name = format!("a delay of {}", human_duration(wait));
-        let measured = bench.measure(&name, delay(wait)).await?;
-        let service = measured.usable().and_then(|t| t.latency.service.as_ref());
-        delays.push(DelayCheck::of(as_ns(wait), service.and_then(|s| s.p50_ns)));
-    }
-    let open = bench.measure("stall, open loop", stall_open()).await?;
-    let closed = bench.measure("stall, closed loop", stall_closed()).await?;
-    let response = open.usable().and_then(|t| t.latency.response.as_ref());
-    let service = closed.usable().and_then(|t| t.latency.service.as_ref());
-    let stall = StallCheck::of(
-        as_ns(STALL.length),
-        as_ns(STALL.every),
-        response.and_then(|l| l.p99_ns),
-        service.and_then(|l| l.p99_ns),
-    );
     if bench.interrupts.borrow().count > 0 {
         return Ok(None);
     }
     let manifest = (this.manifest)(&scenario(ceiling(1)));
-    let (result, mut reasons) = judge(&delays, &stall);
-    let result = match result {
-        Outcome::Pass if bench.unusable => Outcome::Inconclusive,
-        result => result,
-    };
-    reasons.extend(bench.reasons);
-    reasons.extend(lags.iter().filter_map(late));
     Ok(Some(Calibration {
         schema: CALIBRATION_SCHEMA.to_owned(),
         id: manifest.run_id,
@@ -156,13 +107,21 @@ pub async fn calibrate(
         optimised: OPTIMISED,
         host: manifest.host,
         payload_bytes: PAYLOAD_BYTES,
-        ceilings,
-        lags,
-        delays,
-        stall,
-        result,
-        reasons,
+        result: worst(&clients),
+        clients,
     }))
+}
+
+/// The lag of a trial at a constant rate.
+fn lag_at(pacing: &str, rate_per_s: f64, trial: Option<TrialRecord>) -> LagAt {
+    let lag = trial.and_then(|t| t.latency.lag).unwrap_or_default();
+    LagAt {
+        pacing: pacing.to_owned(),
+        rate_per_s,
+        p50_ns: lag.p50_ns,
+        p99_ns: lag.p99_ns,
+        p999_ns: lag.p999_ns,
+    }
 }
 
 /// A lag that would stamp a trial in which messages take less than ten times as long.
@@ -186,6 +145,9 @@ struct Bench<'a, 'b> {
     this: &'a Calibrate<'a>,
     interrupts: watch::Receiver<Interrupts>,
     tell: &'b mut dyn FnMut(&str),
+    /// The client that is measured.
+    client: ClientKind,
+    /// What must be said of it.
     reasons: Vec<String>,
     /// A part was invalid twice.
     unusable: bool,
@@ -196,7 +158,7 @@ struct Bench<'a, 'b> {
 struct Measured {
     trial: Option<TrialRecord>,
     cpu_ns_per_msg: Option<f64>,
-    /// CPU of the busiest worker, of the window.
+    /// CPU of the busiest thread, of the window.
     busy: Option<f64>,
 }
 
@@ -214,6 +176,95 @@ impl Measured {
 }
 
 impl Bench<'_, '_> {
+    /// All of one client.
+    async fn client(&mut self) -> anyhow::Result<ClientCalibration> {
+        let ceilings = self.ceilings().await?;
+        let mut calm = None;
+        let mut delays = Vec::new();
+        for wait in DELAYS {
+            let name = format!("a delay of {}", human_duration(wait));
+            let measured = self.measure(&name, delay(wait)).await?;
+            let service = measured.usable().and_then(|t| t.latency.service.as_ref());
+            let service_ns = service.map_or([None; 3], |s| [s.p50_ns, s.p90_ns, s.p99_ns]);
+            delays.push(DelayCheck::of(as_ns(wait), service_ns));
+            if wait.is_zero() {
+                calm = Some(lag_at("sleep", CALM_PER_S, measured.trial));
+            }
+        }
+        let of_one = ceilings.iter().find(|c| c.threads == 1);
+        let most_per_s = of_one.map_or(0.0, |c| RELIABLE_SHARE * c.per_s);
+        let lags = self.lags(most_per_s, calm).await?;
+        let open = self.measure("stall, open loop", stall_open()).await?;
+        let closed = self.measure("stall, closed loop", stall_closed()).await?;
+        let response = open.usable().and_then(|t| t.latency.response.as_ref());
+        let service = closed.usable().and_then(|t| t.latency.service.as_ref());
+        let stall = StallCheck::of(
+            as_ns(STALL.length),
+            as_ns(STALL.every),
+            response.map_or([None; 2], |l| [l.p90_ns, l.p99_ns]),
+            service.and_then(|l| l.p99_ns),
+        );
+        let (result, mut reasons) = judge(&delays, &stall);
+        let result = match result {
+            Outcome::Pass if std::mem::take(&mut self.unusable) => Outcome::Inconclusive,
+            result => result,
+        };
+        self.unusable = false;
+        reasons.append(&mut self.reasons);
+        reasons.extend(lags.iter().filter_map(late));
+        Ok(ClientCalibration {
+            client: self.client.word().to_owned(),
+            ceilings,
+            lags,
+            delays,
+            stall,
+            result,
+            reasons,
+        })
+    }
+
+    /// The highest rates of one thread and of one for each CPU.
+    async fn ceilings(&mut self) -> anyhow::Result<Vec<Ceiling>> {
+        let mut ceilings = Vec::new();
+        for threads in [1, self.this.cpus] {
+            if ceilings.iter().any(|c: &Ceiling| c.threads == threads) {
+                continue;
+            }
+            let name = format!("ceiling of {threads} {}", plural(threads, "thread"));
+            let measured = self.measure(&name, ceiling(threads)).await?;
+            if let Some(per_s) = measured.usable().and_then(|t| t.publish.acked_per_s) {
+                ceilings.push(Ceiling {
+                    threads,
+                    per_s,
+                    at_least: measured.busy.is_none_or(|share| share < FULL),
+                    cpu_ns_per_msg: measured.cpu_ns_per_msg,
+                });
+            }
+        }
+        Ok(ceilings)
+    }
+
+    /// Lags at rates up to `most_per_s`; `calm` is what the delays have measured already.
+    async fn lags(&mut self, most_per_s: f64, calm: Option<LagAt>) -> anyhow::Result<Vec<LagAt>> {
+        let mut lags: Vec<LagAt> = calm.into_iter().collect();
+        // Who spins needs a CPU, and the stub another.
+        let spin = (self.this.cpus > 1).then_some((Pacing::Spin, "spin"));
+        for (pacing, word) in std::iter::once((Pacing::Sleep, "sleep")).chain(spin) {
+            for rate_per_s in LAG_RATES_PER_S.into_iter().filter(|r| *r <= most_per_s) {
+                let known =
+                    |l: &LagAt| l.pacing == word && l.rate_per_s.total_cmp(&rate_per_s).is_eq();
+                if lags.iter().any(known) {
+                    continue;
+                }
+                let name = format!("lag at {}, {word}", short_rate(rate_per_s));
+                // Once: a trial that is invalid because of its lag has measured it all the same.
+                let measured = self.try_once(&name, lag(rate_per_s, pacing)).await?;
+                lags.push(lag_at(word, rate_per_s, measured.trial));
+            }
+        }
+        Ok(lags)
+    }
+
     /// One trial, and another where the first is not usable: this machine may have had others to
     /// serve. After an interrupt nothing is measured any more.
     async fn measure(&mut self, name: &str, spec: CellSpec) -> anyhow::Result<Measured> {
@@ -239,10 +290,12 @@ impl Bench<'_, '_> {
     }
 
     /// One trial, told before it begins; none after an interrupt.
-    async fn try_once(&mut self, name: &str, spec: CellSpec) -> anyhow::Result<Measured> {
+    async fn try_once(&mut self, name: &str, mut spec: CellSpec) -> anyhow::Result<Measured> {
         if self.interrupts.borrow().count > 0 {
             return Ok(Measured::default());
         }
+        let name = &format!("{}: {name}", self.client.word());
+        spec.workload.client = self.client;
         (self.tell)(name);
         self.once(spec)
             .await
@@ -321,16 +374,18 @@ impl Used {
     }
 }
 
-/// As fast as a stub that answers at once allows.
-fn ceiling(workers: u32) -> CellSpec {
+/// As fast as a stub that answers at once allows, from a publisher on each of so many event loops.
+fn ceiling(threads: u32) -> CellSpec {
     let mut spec = spec(Stub::default(), Rate::Max, CEILING_WINDOW);
-    spec.workload.pods = workers;
+    spec.workload.publishers = threads;
+    spec.workload.threads = threads;
+    spec.warmup = CEILING_WARMUP;
     spec
 }
 
 /// A constant rate against a stub that answers at once.
 fn lag(rate_per_s: f64, pacing: Pacing) -> CellSpec {
-    let mut spec = spec(Stub::default(), constant(rate_per_s), LAG_WINDOW);
+    let mut spec = spec(Stub::default(), constant(rate_per_s), CALM_WINDOW);
     spec.workload.pacing = pacing;
     spec
 }
@@ -338,7 +393,7 @@ fn lag(rate_per_s: f64, pacing: Pacing) -> CellSpec {
 /// A calm rate against a known delay.
 fn delay(delay: Duration) -> CellSpec {
     let stub = Stub { delay, stall: None };
-    spec(stub, constant(CALM_PER_S), DELAY_WINDOW)
+    spec(stub, constant(CALM_PER_S), CALM_WINDOW)
 }
 
 fn stalling() -> Stub {
@@ -388,58 +443,23 @@ fn spec(stub: Stub, rate: Rate, window: Duration) -> CellSpec {
     CellSpec {
         target: Target::Stub(stub),
         stream: Stream {
-            layout: Layout::Shared,
             storage: Storage::Memory,
-            replicas: 1,
-            retention: Retention::Limits,
-            discard_new: false,
-            max_bytes: None,
-            max_msgs: None,
-            max_msgs_per_subject: None,
-            max_age: None,
-            duplicate_window: None,
-            compression: false,
-            persist_async: false,
-            existing: None,
+            ..Stream::default()
         },
-        consumer: Consumer {
-            kind: ConsumerKind::None,
-            ack: Ack::None,
-            max_ack_pending: 1_000,
-            ack_wait: Duration::from_secs(30),
-            max_deliver: None,
-            deliver: Deliver::All,
-            replicas: None,
-            memory: false,
-            flow_control: false,
-            batch: 200,
-            share: Share::None,
-        },
+        consumer: Consumer::default(),
         publish: Publish {
-            mode: PublishMode::Async,
             window: WINDOW,
-            message_id: false,
-            timeout: Duration::from_secs(5),
-            subject: None,
+            ..Publish::default()
         },
         workload: Workload {
-            pods: 1,
-            apps: 1,
-            types: 1,
-            publishers: 1,
-            subscribers: 0,
             payload: Payload::Random {
                 size_bytes: PAYLOAD_BYTES,
                 compressible: 0.0,
             },
             rate,
-            arrivals: Arrivals::Uniform,
-            pacing: Pacing::Sleep,
             length: Length::Duration(window),
-            client: ClientKind::AsyncNats,
-            connections: None,
-            prefill: 0,
             drain: Duration::from_secs(5),
+            ..Workload::default()
         },
         warmup: WARMUP,
         expect: Vec::new(),
@@ -452,6 +472,7 @@ mod tests {
     use super::*;
     use crate::record::document::LedgerVerdict;
     use crate::record::fixture;
+    use crate::scenario::model::ConsumerKind;
 
     async fn once(spec: CellSpec, interrupted: bool) -> Measured {
         let make = |scenario: &Scenario| {
@@ -471,6 +492,7 @@ mod tests {
         let this = Calibrate {
             run: 7,
             cpus: 1,
+            clients: &[],
             manifest: &make,
         };
         let (tell, interrupts) = watch::channel(Interrupts::default());
@@ -481,6 +503,7 @@ mod tests {
             this: &this,
             interrupts,
             tell: &mut |_| {},
+            client: ClientKind::Wire,
             reasons: Vec::new(),
             unusable: false,
         };

@@ -18,7 +18,7 @@ use crate::scenario::model::Pacing;
 use crate::units::NS_PER_S;
 
 /// How often deadlines and servers are looked at.
-const TICK: Duration = Duration::from_millis(20);
+const TICK: Duration = Duration::from_millis(50);
 const CHANNEL: usize = 256;
 
 /// How often the user asked to stop, and with which signal.

@@ -11,13 +11,14 @@ use crate::load::recorder::Timelines;
 use crate::load::subscriber::Received;
 use crate::load::timeline::Timeline;
 use crate::measure::histogram::Metric;
-use crate::measure::ledger::{Evidence, Published, Subscription, balance};
+use crate::measure::ledger::{Evidence, Kept, Published, Subscription, balance};
 use crate::measure::seqset::Ranges;
 use crate::record::document::{Resources, Status};
 use crate::record::event::{Counts, Sample, TrialResult};
 use crate::scenario::assignment::TrialPlan;
 use crate::scenario::model::{
-    Absence, Ack, CellSpec, ConsumerKind, Length, PublishMode, Rate, Retention, Share, Target,
+    Absence, Ack, CellSpec, ConsumerKind, Length, PublishMode, Rate, Retention, Share, StreamKind,
+    Target,
 };
 
 /// Everything a verdict rests on.
@@ -55,24 +56,39 @@ pub struct Facts {
     pub core: bool,
     /// The oldest messages may legally be gone.
     pub oldest_may_go: bool,
+    /// Published in atomic batches.
+    pub atomic: bool,
+    /// Publisher -> what the bucket keeps of its messages; empty without a bucket.
+    pub kept: BTreeMap<u32, Kept>,
 }
 
 impl Facts {
     /// Of a trial.
     pub fn of(spec: &CellSpec, plan: &TrialPlan) -> Self {
         let prefills = || plan.assignments.iter().filter_map(|a| a.prefill.as_ref());
-        let publishers = plan.assignments.iter().flat_map(|a| &a.publishers);
+        let publishers = || {
+            let own = plan.assignments.iter().flat_map(|a| &a.publishers);
+            own.chain(prefills())
+        };
+        let is_bucket = spec.stream.kind == StreamKind::Kv;
+        let history = spec.stream.max_msgs_per_subject.unwrap_or(1);
         Self {
-            apps: publishers
-                .chain(prefills())
-                .map(|p| (p.id, p.app))
+            apps: publishers().map(|p| (p.id, p.app)).collect(),
+            kept: publishers()
+                .filter(|_| is_bucket)
+                .map(|p| {
+                    let keys = p.subjects.len() as u64;
+                    (p.id, Kept { keys, history })
+                })
                 .collect(),
             prefills: prefills()
                 .map(|p| (p.id, p.messages.unwrap_or_default()))
                 .collect(),
             core: spec.publish.mode == PublishMode::Core,
-            oldest_may_go: spec.absences.contains(&Absence::Limits)
-                || spec.absences.contains(&Absence::Purge),
+            atomic: spec.publish.mode == PublishMode::AtomicBatch,
+            oldest_may_go: [Absence::Limits, Absence::Ttl, Absence::Purge]
+                .iter()
+                .any(|absence| spec.absences.contains(absence)),
         }
     }
 }
@@ -94,6 +110,8 @@ pub fn evidence<'a>(
                 attempted: outcome.attempted,
                 acked: if facts.core { all } else { outcome.acked() },
                 unknown: outcome.unknown.clone(),
+                refused: outcome.refused.clone(),
+                kept: facts.kept.get(&outcome.id).copied(),
             },
         );
     }
@@ -104,7 +122,8 @@ pub fn evidence<'a>(
                 app: app(id),
                 attempted: *count,
                 acked: Ranges::of(0..*count),
-                unknown: Ranges::default(),
+                kept: facts.kept.get(id).copied(),
+                ..Published::default()
             },
         );
     }
@@ -122,6 +141,7 @@ pub fn evidence<'a>(
         subscriptions: groups.into_values().collect(),
         stored: None,
         oldest_may_go: facts.oldest_may_go,
+        atomic: facts.atomic,
     }
 }
 
@@ -142,7 +162,7 @@ fn subscription(received: &Received) -> Subscription {
 fn unscannable(spec: &CellSpec) -> Option<&'static str> {
     match spec.stream.retention {
         _ if is_stub(spec) => Some("the stub stores nothing"),
-        _ if spec.publish.mode == PublishMode::Core => Some("core messages are not stored"),
+        _ if spec.publish.mode.is_core() => Some("core messages are not stored"),
         _ if spec.stream.existing.is_some() => None,
         Retention::Limits => None,
         Retention::Interest => Some("an interest stream gives up what was acked"),
@@ -190,7 +210,9 @@ pub fn result(case: &Case<'_>) -> TrialResult {
     let attempted = count(|p| p.attempted) - prefilled;
     let acked = count(|p| p.acked.len()) - prefilled;
     let unknown = count(|p| p.unknown.len());
-    let refused: u64 = ended.outcomes.iter().map(|o| o.refused.len()).sum();
+    let sum = |f: fn(&Outcome) -> u64| -> u64 { ended.outcomes.iter().map(f).sum() };
+    let refused = sum(|o| o.refused.len());
+    let repeats = spec.publish.duplicate_ratio > 0.0 && case.plan.publishers > 0;
     let consumers = !evidence.subscriptions.is_empty();
     let expected = consumers.then(|| {
         let of = |app: &u32| case.plan.subscriptions.get(app).copied().unwrap_or(0);
@@ -221,6 +243,9 @@ pub fn result(case: &Case<'_>) -> TrialResult {
         refused: (!core).then_some(refused),
         unknown: (!core).then_some(unknown),
         refused_causes: causes(ended),
+        repeated: repeats.then(|| sum(|o| o.repeated)),
+        deduplicated: (repeats && !spec.publish.mode.has_group_acks())
+            .then(|| sum(|o| o.deduplicated)),
         expected: if core { None } else { expected },
         received: consumers.then(|| {
             ended
@@ -247,7 +272,7 @@ fn reading(case: &Case<'_>) -> Reading {
     let shared = consumer.share == Share::App;
     let kept = match consumer.kind {
         _ if is_stub(spec) => false,
-        _ if spec.publish.mode == PublishMode::Core => false,
+        _ if spec.publish.mode.is_core() => false,
         _ if !consumers => true,
         ConsumerKind::Ordered => true,
         ConsumerKind::Core => false,
@@ -267,8 +292,8 @@ fn reading(case: &Case<'_>) -> Reading {
         promised: kept,
         ordered: consumer.kind == ConsumerKind::Ordered,
         foreign_expected: spec.stream.existing.is_some(),
-        nothing_to_judge: ended.outcomes.iter().all(|o| o.attempted == 0)
-            && ended.prefilled.is_empty(),
+        nothing_to_judge: ended.prefilled.is_empty()
+            && ended.outcomes.iter().all(|o| o.acked().is_empty()),
         storage_only: !consumers,
         cut_short: match ended.drained {
             Drained::RanOut => Some("the drain ran out while deliveries still arrived".to_owned()),
@@ -281,7 +306,8 @@ fn reading(case: &Case<'_>) -> Reading {
         broken: broken.first().cloned(),
         unread: None,
         scanned: false,
-        core: spec.publish.mode == PublishMode::Core,
+        core: spec.publish.mode.is_core(),
+        bucket: spec.stream.kind == StreamKind::Kv,
     }
 }
 

@@ -209,6 +209,12 @@ async fn perform(
     interrupts: &mut watch::Receiver<Interrupts>,
     emit: Emit<'_>,
 ) -> Result<(), Trouble> {
+    if let Err(error) = stage::able(site.api(), spec).await {
+        return Err(Trouble::Failed(match site.died() {
+            Some(death) => death,
+            None => format!("{error:#}"),
+        }));
+    }
     let set = stage::set(
         site.api(),
         spec,
@@ -254,6 +260,7 @@ async fn perform(
             identities: plan.assignments.first().map_or(0, |a| a.identities),
             ack: Ack::None,
             ack_batch: 1,
+            answers: false,
         };
         let name = format!("JSB_{}_t{}_scan", &request.manifest.run_id[..8], slot.trial);
         let read = tokio::select! {
@@ -303,7 +310,7 @@ fn setup(spec: &CellSpec, plan: &TrialPlan, trial: u32) -> Setup {
     };
     Setup {
         trial,
-        workers: load.pods,
+        workers: plan.assignments.len() as u32,
         window_ns,
         load_ns: load_ns + 60 * NS_PER_S,
         drain_ns: as_ns(drain),
@@ -313,11 +320,7 @@ fn setup(spec: &CellSpec, plan: &TrialPlan, trial: u32) -> Setup {
         subscriptions: plan.subscriptions.clone(),
         facts: judge::Facts::of(spec, plan),
         shared: spec.consumer.share == Share::App,
-        worker_apps: plan
-            .assignments
-            .iter()
-            .map(|a| a.worker % load.apps)
-            .collect(),
+        worker_apps: plan.assignments.iter().map(|a| a.pod % load.apps).collect(),
         drain_only,
     }
 }

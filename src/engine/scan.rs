@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::stage::Stretch;
-use super::worker::connect;
 use crate::load::recorder::Recorder;
 use crate::load::subscriber::{Config, Ledger, Received};
 use crate::nats::api::Api;
+use crate::nats::conn::{Client, Conn};
 use crate::nats::endpoint::Endpoint;
 use crate::nats::feed::{Feed, Source};
 
@@ -43,7 +43,8 @@ pub async fn scan(
                 .enable_all()
                 .build();
             let result = match runtime {
-                Ok(runtime) => runtime.block_on(read_all(&endpoint, &ends, &name, config)),
+                Ok(runtime) => tokio::task::LocalSet::new()
+                    .block_on(&runtime, read_all(&endpoint, &ends, &name, config)),
                 Err(e) => Err(e.into()),
             };
             // Nobody listens after an abort.
@@ -58,7 +59,7 @@ async fn read_all(
     name: &str,
     config: Config,
 ) -> anyhow::Result<Received> {
-    let conn = connect(endpoint).await?;
+    let conn = Conn::connect(endpoint, Client::Wire).await?;
     let recorder = Rc::new(RefCell::new(Recorder::new(false)));
     let mut ledger = Ledger::new(config, String::new(), 0, recorder);
     for (at, (stretch, last_seq)) in ends.iter().enumerate() {

@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
+use super::worker::batches_may_end;
+use crate::error::environment;
 use crate::nats::api::{Api, ApiFailure, StreamInfo};
+use crate::nats::batch::{self, Kind};
 use crate::nats::config::{
     AckPolicy, Compression, ConsumerConfig, DeliverPolicy, Discard, PersistMode,
     Retention as ApiRetention, Storage as ApiStorage, StreamConfig, to_value, verify,
@@ -16,9 +19,16 @@ use crate::nats::feed::HEARTBEAT;
 use crate::record::event::EffectiveConfig;
 use crate::scenario::assignment::{ConsumerPlan, StreamPlan, TrialPlan};
 use crate::scenario::model::{
-    Ack, CellSpec, Consumer, Deliver, Retention, Storage, Stream, Target,
+    Ack, CellSpec, Consumer, ConsumerKind, Deliver, PublishMode, Retention, Storage, StreamKind,
+    Target,
 };
 use crate::units::as_ns;
+
+/// How long a bucket remembers message ids, or as long as its values live where that is less
+/// (nats-architecture-and-design ADR-8).
+const BUCKET_DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
+/// API level of nats-server 2.11.
+const LEVEL_2_11: u64 = 1;
 
 /// Metadata that marks what is ours.
 pub const RUN_KEY: &str = "jsbench.run";
@@ -52,6 +62,90 @@ pub struct Stretch {
     pub from: u64,
 }
 
+/// Whether the servers can do what a cell asks of them. An older one would take some of it for
+/// something else and answer all the same.
+///
+/// # Errors
+/// What it needs, and which server there is; or the API does not answer.
+pub async fn able(api: &Api, spec: &CellSpec) -> anyhow::Result<()> {
+    let kind = batches(spec);
+    let newer = newer(spec);
+    if matches!(spec.target, Target::Stub(_)) || kind.is_none() && newer.is_empty() {
+        return Ok(());
+    }
+    let level = api.account().await?.api_level();
+    let version = api.client().server_info().version;
+    if let Some(kind) = kind {
+        batch::check_level(kind, &version, level)?;
+    }
+    if let Some(what) = newer.first().filter(|_| level < LEVEL_2_11) {
+        bail!(environment(format!(
+            "`{what}` needs nats-server 2.11 or newer (API level {LEVEL_2_11}), this one is \
+             {version} (API level {level})"
+        )));
+    }
+    Ok(())
+}
+
+/// The kind of batches that a cell publishes.
+fn batches(spec: &CellSpec) -> Option<Kind> {
+    let load = &spec.workload;
+    match spec.publish.mode {
+        _ if load.publishers == 0 => None,
+        PublishMode::FastIngest => Some(Kind::Fast),
+        PublishMode::AtomicBatch if batches_may_end(load.length, &load.rate) => {
+            Some(Kind::AtomicEnd)
+        }
+        PublishMode::AtomicBatch => Some(Kind::Atomic),
+        PublishMode::Sync | PublishMode::Async | PublishMode::Request | PublishMode::Core => None,
+    }
+}
+
+/// Keys of a cell that need nats-server 2.11.
+fn newer(spec: &CellSpec) -> Vec<&'static str> {
+    let (publish, consumer) = (&spec.publish, &spec.consumer);
+    let many = consumer.kind == ConsumerKind::Get && consumer.batch > 1;
+    [
+        publish.ttl.map(|_| "publish.ttl"),
+        many.then_some("consumer.batch"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Whether a stream that is there allows what a cell does with it.
+fn allows(spec: &CellSpec, config: &Value) -> anyhow::Result<()> {
+    let publishes = spec.workload.publishers > 0;
+    let needs = [
+        (
+            publishes && spec.publish.mode == PublishMode::AtomicBatch,
+            "allow_atomic",
+            "publish.mode",
+        ),
+        (
+            publishes && spec.publish.mode == PublishMode::FastIngest,
+            "allow_batched",
+            "publish.mode",
+        ),
+        (
+            spec.consumer.kind == ConsumerKind::Get,
+            "allow_direct",
+            "consumer.kind",
+        ),
+    ];
+    for (needed, key, path) in needs {
+        ensure!(
+            !needed || config[key] == Value::Bool(true),
+            environment(format!(
+                "the stream does not have `{key}`, which `{path}` needs; set it on the stream, or \
+                 choose another `{path}`"
+            ))
+        );
+    }
+    Ok(())
+}
+
 /// Makes the streams and consumers of a trial; none on a stub, which acks without. What was made
 /// before an error is in `stage`.
 pub async fn set(
@@ -70,6 +164,7 @@ pub async fn set(
             .stream(existing)
             .await
             .with_context(|| format!("stream.existing = \"{existing}\""))?;
+        allows(spec, &info.config).with_context(|| format!("stream.existing = \"{existing}\""))?;
         stage.leaders.insert(
             existing.clone(),
             info.leader().unwrap_or_default().to_owned(),
@@ -88,7 +183,7 @@ pub async fn set(
         stage.streams.push(existing.clone());
     }
     for stream in &plan.streams {
-        let config = stream_config(&spec.stream, stream, run_id, trial);
+        let config = stream_config(spec, stream, run_id, trial);
         // Before it is made: the answer may be lost, and what carries our mark is ours all the same.
         stage.made.push(stream.name.clone());
         let info = create(api, &config).await?;
@@ -208,7 +303,16 @@ fn signed(limit: Option<u64>) -> Option<i64> {
     limit.map(|v| i64::try_from(v).unwrap_or(i64::MAX))
 }
 
-fn stream_config(spec: &Stream, plan: &StreamPlan, run_id: &str, trial: u32) -> StreamConfig {
+/// What is asked of the server for a stream. Of a bucket, what the clients of NATS ask for theirs
+/// (nats-architecture-and-design ADR-8).
+fn stream_config(cell: &CellSpec, plan: &StreamPlan, run_id: &str, trial: u32) -> StreamConfig {
+    let (spec, publish) = (&cell.stream, &cell.publish);
+    let is_bucket = spec.kind == StreamKind::Kv;
+    let is_got = cell.consumer.kind == ConsumerKind::Get;
+    let bucket_window = || {
+        let longest = BUCKET_DUPLICATE_WINDOW;
+        is_bucket.then(|| spec.max_age.map_or(longest, |age| age.min(longest)))
+    };
     StreamConfig {
         name: plan.name.clone(),
         subjects: plan.subjects.clone(),
@@ -231,9 +335,15 @@ fn stream_config(spec: &Stream, plan: &StreamPlan, run_id: &str, trial: u32) -> 
             Storage::Memory => ApiStorage::Memory,
         }),
         num_replicas: Some(spec.replicas),
-        duplicate_window_ns: spec.duplicate_window.map(as_ns),
+        duplicate_window_ns: spec.duplicate_window.or_else(bucket_window).map(as_ns),
         compression: spec.compression.then_some(Compression::S2),
         persist_mode: spec.persist_async.then_some(PersistMode::Async),
+        allow_direct: (is_bucket || is_got).then_some(true),
+        allow_rollup_hdrs: is_bucket.then_some(true),
+        deny_delete: is_bucket.then_some(true),
+        allow_msg_ttl: publish.ttl.map(|_| true),
+        allow_atomic: (publish.mode == PublishMode::AtomicBatch).then_some(true),
+        allow_batched: (publish.mode == PublishMode::FastIngest).then_some(true),
         metadata: metadata(run_id, trial),
         ..StreamConfig::default()
     }

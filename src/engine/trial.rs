@@ -398,7 +398,10 @@ impl Machine {
         let enough = unique >= self.expected;
         if enough && self.counts_prove_it() || self.setup.facts.core && quiet_ns >= CORE_QUIET_NS {
             self.begin_dump(now_ns, Drained::CaughtUp, out);
-        } else if enough && quiet_ns >= QUIET_NS && self.asked_at != Some(unique) {
+        } else if (enough || self.may_miss())
+            && quiet_ns >= QUIET_NS
+            && self.asked_at != Some(unique)
+        {
             self.asked_at = Some(unique);
             for worker in &mut self.workers {
                 worker.told = None;
@@ -424,6 +427,11 @@ impl Machine {
     /// could have been counted.
     fn counts_prove_it(&self) -> bool {
         !self.setup.shared && self.outcomes.iter().all(|o| o.unknown.is_empty())
+    }
+
+    /// In a bucket what was replaced before it was read never arrives.
+    fn may_miss(&self) -> bool {
+        !self.setup.facts.kept.is_empty()
     }
 
     /// The workers have told what arrived: whether something acked is missing.
@@ -809,6 +817,45 @@ mod tests {
             let ended =
                 done(machine.step(114 * S, Input::From(0, FromWorker::Dumped(Box::default()))));
             assert_eq!(ended.expect("dumped").drained, drained);
+        }
+    }
+
+    /// 100 puts to two keys, of which the last two stay: a reader need not have seen the others.
+    #[test]
+    fn the_drain_of_a_bucket_ends_when_what_stays_was_read() {
+        use crate::measure::ledger::Kept;
+        let mut setup = setup(1);
+        setup.facts.kept.insert(
+            0,
+            Kept {
+                keys: 2,
+                history: 1,
+            },
+        );
+        let mut machine = Machine::new(setup, 99 * S);
+        machine.step(100 * S, Input::From(0, FromWorker::Ready { prefilled: 0 }));
+        end_load(&mut machine, 1, 104 * S);
+        let told = |sequences| {
+            let received = Received {
+                sets: BTreeMap::from([(0, Ranges::of(sequences))]),
+                ..Received::default()
+            };
+            FromWorker::Told {
+                received: vec![received],
+            }
+        };
+        for (second, sequences, ends) in [(105, 40..100, false), (106, 40..101, true)] {
+            let at_ns = second * S;
+            let unique = sequences.end - sequences.start;
+            machine.step(at_ns, Input::From(0, FromWorker::Unique { unique }));
+            let out = machine.step(at_ns + S / 2, Input::Tick);
+            assert!(matches!(orders(&out)[..], [ToWorker::Tell]), "{second}");
+            let out = machine.step(at_ns + S / 2, Input::From(0, told(sequences)));
+            assert_eq!(
+                matches!(orders(&out)[..], [ToWorker::Dump]),
+                ends,
+                "{second}"
+            );
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::heartbeat::Heartbeat;
 use super::messages::{Dump, Frame, FromWorker, ToWorker};
+use crate::load::flight::Acks;
 use crate::load::pace::Pace;
 use crate::load::payload::Pool;
 use crate::load::publisher::{self, Outcome, Progress, Publisher};
@@ -21,13 +22,13 @@ use crate::load::recorder::Recorder;
 use crate::load::subscriber::{self, Ledger, Received};
 use crate::measure::alarm::Alarm;
 use crate::measure::clock;
-use crate::nats::conn::{Conn, Link};
-use crate::nats::connect::connect_with_events;
+use crate::nats::conn::{Client, Conn};
 use crate::nats::endpoint::Endpoint;
 use crate::nats::feed::{Feed, Source};
+use crate::nats::get::{Gets, Wanted};
 use crate::record::event::Health;
-use crate::scenario::assignment::{Assignment, FeedPlan, PublisherPlan};
-use crate::scenario::model::{Length, PublishMode, Rate};
+use crate::scenario::assignment::{Assignment, FeedPlan, GetPlan, PublisherPlan, SubscriberPlan};
+use crate::scenario::model::{ClientKind, Length, PublishMode, PullStyle, Rate};
 use crate::units::NS_PER_S;
 
 /// Length of an interval.
@@ -129,7 +130,7 @@ impl Pod {
             .max(1);
         let mut conns = Vec::with_capacity(wanted);
         for _ in 0..wanted {
-            conns.push(connect(endpoint).await?);
+            conns.push(Conn::connect(endpoint, client(assignment.client)).await?);
         }
         let later = matches!(assignment.length, Length::Messages(_)) || assignment.drain_only;
         let mut pod = Self {
@@ -146,15 +147,9 @@ impl Pod {
             prefilled: 0,
             assignment,
         };
-        let payload_bytes = pod.assignment.payload.size_bytes();
         for conn in &pod.conns {
             conn.round_trip(PROBE).await?;
-            let most = conn.max_payload_bytes() as u64;
-            anyhow::ensure!(
-                payload_bytes <= most,
-                "workload.payload is {payload_bytes} bytes and the server takes at most {most}; \
-                 make it smaller or raise max_payload"
-            );
+            fits(&pod.assignment, conn.max_payload_bytes() as u64)?;
         }
         if !pod.assignment.drain_only {
             pod.attach().await?;
@@ -167,12 +162,7 @@ impl Pod {
         for i in 0..pod.assignment.publishers.len() {
             let plan = pod.assignment.publishers[i].clone();
             let progress = Rc::new(Progress::new(pod.bell.clone()));
-            let window = match pod.assignment.mode {
-                PublishMode::Core => None,
-                PublishMode::Sync => Some(1),
-                PublishMode::Async => Some(pod.assignment.window),
-            };
-            let config = pod.config(&plan, window);
+            let config = pod.config(&plan, acks(&pod.assignment));
             let publisher = Publisher::new(
                 config,
                 pod.conn(i),
@@ -193,15 +183,17 @@ impl Pod {
         self.conns[i % self.conns.len()].clone()
     }
 
-    fn config(&self, plan: &PublisherPlan, window: Option<u32>) -> publisher::Config {
+    fn config(&self, plan: &PublisherPlan, acks: Acks) -> publisher::Config {
         publisher::Config {
             run: self.assignment.run,
             trial: self.assignment.trial,
             id: plan.id,
             subjects: plan.subjects.iter().map(|s| s.clone().into()).collect(),
             messages: plan.messages,
-            window,
+            acks,
             message_id: self.assignment.message_id,
+            duplicate_ratio: self.assignment.duplicate_ratio,
+            headers: self.assignment.headers.clone(),
             timeout: self.assignment.publish_timeout,
             pacing: self.assignment.pacing,
         }
@@ -212,8 +204,16 @@ impl Pod {
         let Some(plan) = self.assignment.prefill.clone() else {
             return Ok(());
         };
+        let acks = Acks::Each {
+            window: PREFILL_WINDOW,
+            any: false,
+        };
+        let config = publisher::Config {
+            duplicate_ratio: 0.0,
+            ..self.config(&plan, acks)
+        };
         let publisher = Publisher::new(
-            self.config(&plan, Some(PREFILL_WINDOW)),
+            config,
             self.conn(0),
             pool.clone(),
             Rc::new(RefCell::new(Recorder::new(false))),
@@ -243,25 +243,56 @@ impl Pod {
             identities: assignment.identities,
             ack: assignment.ack,
             ack_batch: (assignment.max_ack_pending / 2).clamp(1, 100),
+            answers: assignment.mode == PublishMode::Request,
         };
         for (i, plan) in assignment.subscribers.iter().enumerate() {
             let ledger = Ledger::new(config, plan.group.clone(), plan.app, self.recorder.clone());
             let ledger = Rc::new(RefCell::new(ledger));
-            for (number, feed) in plan.feeds.iter().enumerate() {
-                let conn = self.conn(assignment.publishers.len() + i);
-                let feed = Feed::attach(conn, source(feed, &self.endpoint))
-                    .await
-                    .with_context(|| format!("subscriber {i} of pod {}", assignment.worker))?;
-                self.readers
-                    .spawn_local(subscriber::read(number, feed, config, ledger.clone()));
-            }
+            let conn = self.conn(assignment.publishers.len() + i);
+            self.subscribe(conn, plan, config, &ledger)
+                .await
+                .with_context(|| format!("subscriber {i} of worker {}", assignment.worker))?;
             self.ledgers.push(ledger);
         }
         Ok(())
     }
 
+    /// Lets one subscriber read: a task for each feed, and one for all that it asks for by itself.
+    async fn subscribe(
+        &mut self,
+        conn: Conn,
+        plan: &SubscriberPlan,
+        config: subscriber::Config,
+        ledger: &Rc<RefCell<Ledger>>,
+    ) -> anyhow::Result<()> {
+        let api_prefix = &self.endpoint.js_api_prefix;
+        let mut gets = Vec::new();
+        for (number, feed) in plan.feeds.iter().enumerate() {
+            match source(feed, api_prefix) {
+                Reads::Fed(source) => {
+                    let feed = Feed::attach(conn.clone(), source).await?;
+                    let read = subscriber::read(number, feed, config, ledger.clone());
+                    self.readers.spawn_local(read);
+                }
+                Reads::Asks { stream, wanted } => {
+                    gets.push(Gets::attach(conn.clone(), api_prefix, &stream, wanted).await?);
+                }
+            }
+        }
+        if !gets.is_empty() {
+            self.readers
+                .spawn_local(subscriber::get(gets, ledger.clone()));
+        }
+        Ok(())
+    }
+
     async fn go(&mut self, start_ns: u64, window_ns: Option<(u64, u64)>) -> anyhow::Result<()> {
-        self.recorder.borrow_mut().start(start_ns, window_ns);
+        // The window of a drain is found out later; whatever is measured lies in it.
+        let recorded = match window_ns {
+            None if self.assignment.drain_only => Some((start_ns, u64::MAX)),
+            window_ns => window_ns,
+        };
+        self.recorder.borrow_mut().start(start_ns, recorded);
         if let Some((_, end_ns)) = window_ns {
             self.stop_ns.set(end_ns);
         }
@@ -396,7 +427,10 @@ impl Pod {
     async fn dump(&mut self) -> Dump {
         self.load.shutdown().await;
         self.readers.shutdown().await;
-        let links: Vec<Arc<Link>> = self.conns.iter().map(|c| c.link().clone()).collect();
+        // Before they are closed, which is a cut to some clients.
+        let (cuts, dropped) = self.conns.iter().map(Conn::link).fold((0, 0), |sum, link| {
+            (sum.0 + link.cuts(), sum.1 + link.dropped())
+        });
         for conn in self.conns.drain(..) {
             // A connection that is down has nothing left to send.
             let _ = tokio::time::timeout(CLOSE, conn.close()).await;
@@ -410,8 +444,8 @@ impl Pod {
             receipts_ns: recorder.receipts(),
             censored: recorder.censored(),
             clipped: recorder.clipped(),
-            cuts: links.iter().map(|l| l.cuts()).sum(),
-            dropped: links.iter().map(|l| l.dropped()).sum(),
+            cuts,
+            dropped,
             unique: self.unique(),
         }
     }
@@ -477,18 +511,51 @@ impl Frames {
     }
 }
 
-/// Connects once for the data plane.
-pub async fn connect(endpoint: &Endpoint) -> anyhow::Result<Conn> {
-    let link = Arc::new(Link::default());
-    let events = link.clone();
-    let client = connect_with_events(endpoint, move |event| events.on_event(&event)).await?;
-    Ok(Conn::over_async_nats(client, link))
+/// Whether atomic batches may end with a message that is not stored, which needs nats-server 2.14.
+/// Where the last message is known beforehand it commits, and older servers will do.
+pub fn batches_may_end(length: Length, rate: &Rate) -> bool {
+    !matches!((length, rate), (Length::Messages(_), Rate::Max))
 }
 
-fn source(plan: &FeedPlan, endpoint: &Endpoint) -> Source {
-    let api_prefix = endpoint.js_api_prefix.clone();
-    match plan.clone() {
-        FeedPlan::Core { subject } => Source::Core { subject },
+/// How the publishers of a pod are acked.
+fn acks(assignment: &Assignment) -> Acks {
+    let (window, batch) = (assignment.window, assignment.batch);
+    match assignment.mode {
+        PublishMode::Core => Acks::None,
+        PublishMode::Sync | PublishMode::Async => Acks::Each { window, any: false },
+        PublishMode::Request => Acks::Each { window, any: true },
+        PublishMode::AtomicBatch => Acks::Atomic {
+            window,
+            batch,
+            ends: batches_may_end(assignment.length, &assignment.rate),
+        },
+        PublishMode::FastIngest => Acks::Fast {
+            window,
+            flow: batch,
+        },
+    }
+}
+
+/// Which client carries the data plane.
+pub fn client(kind: ClientKind) -> Client {
+    match kind {
+        ClientKind::Wire => Client::Wire,
+        ClientKind::AsyncNats => Client::AsyncNats,
+    }
+}
+
+/// How a subscriber comes to its messages.
+enum Reads {
+    /// They are sent to it.
+    Fed(Source),
+    /// It asks for each.
+    Asks { stream: String, wanted: Wanted },
+}
+
+fn source(plan: &FeedPlan, api_prefix: &str) -> Reads {
+    let api_prefix = api_prefix.to_owned();
+    Reads::Fed(match plan.clone() {
+        FeedPlan::Core { subject, group } => Source::Core { subject, group },
         FeedPlan::Push {
             deliver_subject,
             group,
@@ -500,12 +567,21 @@ fn source(plan: &FeedPlan, endpoint: &Endpoint) -> Source {
             stream,
             consumer,
             batch,
+            style,
         } => Source::Pull {
             api_prefix,
             stream,
             consumer,
             batch,
+            fetch: style == PullStyle::Fetch,
         },
+        FeedPlan::Get { stream, what } => {
+            let wanted = match what {
+                GetPlan::Sequences { filter, batch } => Wanted::Sequences { filter, batch },
+                GetPlan::Subjects(subjects) => Wanted::Subjects(subjects),
+            };
+            return Reads::Asks { stream, wanted };
+        }
         FeedPlan::Ordered {
             stream,
             filter,
@@ -519,5 +595,48 @@ fn source(plan: &FeedPlan, endpoint: &Endpoint) -> Source {
             deliver_policy,
             from: 1,
         },
+    })
+}
+
+/// Whether messages are not larger than the server takes, headers included.
+fn fits(assignment: &Assignment, most: u64) -> anyhow::Result<()> {
+    let payload_bytes = assignment.payload.size_bytes();
+    let header_bytes = header_bytes(assignment);
+    let with_headers = match header_bytes {
+        0 => String::new(),
+        n => format!(" and its headers up to {n}"),
+    };
+    anyhow::ensure!(
+        payload_bytes + header_bytes <= most,
+        "workload.payload is {payload_bytes} bytes{with_headers}, and the server takes at most \
+         {most}; make it smaller or raise max_payload"
+    );
+    Ok(())
+}
+
+/// The longest block of headers that a message of this worker may have; 0 without any.
+fn header_bytes(assignment: &Assignment) -> u64 {
+    let digits = |n: u64| n.checked_ilog10().unwrap_or(0) as usize + 1;
+    let publishers = assignment.publishers.iter().chain(&assignment.prefill);
+    let longest_id = publishers
+        .map(|p| digits(u64::from(p.id)) + digits(p.messages.unwrap_or(u64::MAX)))
+        .max()
+        .unwrap_or(0)
+        + digits(u64::from(assignment.trial))
+        + "0123456789abcdef---".len();
+    let line = |name: &str, value_bytes: usize| name.len() + ": \r\n".len() + value_bytes;
+    let headers = assignment.headers.iter();
+    let mut bytes: usize = headers.map(|(name, value)| line(name, value.len())).sum();
+    if assignment.message_id {
+        bytes += line("Nats-Msg-Id", longest_id);
+    }
+    if assignment.mode == PublishMode::AtomicBatch && !assignment.publishers.is_empty() {
+        let batch = digits(u64::from(assignment.batch));
+        bytes += line("Nats-Batch-Id", longest_id);
+        bytes += line("Nats-Batch-Sequence", batch) + line("Nats-Batch-Commit", 1);
+    }
+    match bytes {
+        0 => 0,
+        n => (n + "NATS/1.0\r\n\r\n".len()) as u64,
     }
 }

@@ -48,6 +48,11 @@ impl Blocked {
         self.since_ns.get_or_insert(now_ns);
     }
 
+    /// Whether a spell is open.
+    pub fn is_open(&self) -> bool {
+        self.since_ns.is_some()
+    }
+
     /// It can again. `due_ns` is when the message that waited was due. Returns how long that
     /// message waited: a full window that nobody waits for harms nobody.
     pub fn end(&mut self, now_ns: u64, due_ns: u64) -> u64 {

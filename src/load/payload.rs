@@ -4,17 +4,14 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use bytes::{Bytes, BytesMut};
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::measure::identity::{IDENTITY_BYTES, Identity};
+use crate::measure::identity::IDENTITY_BYTES;
 use crate::scenario::model::Payload;
 
 /// Bytes of bodies kept beyond one message's size, so that neighbours differ.
 const SPREAD_BYTES: usize = 64 << 10;
-/// Block from which messages are cut; one allocation for many small messages.
-const BLOCK_BYTES: usize = 64 << 10;
 /// Granularity of random and compressible bytes.
 const GRAIN: usize = 64;
 
@@ -61,8 +58,8 @@ impl Pool {
         })
     }
 
-    /// The body of message `sequence`.
-    fn body(&self, sequence: u64) -> &[u8] {
+    /// The body of message `sequence`, before its identity is sealed into it.
+    pub fn body(&self, sequence: u64) -> &[u8] {
         let places = (self.bytes.len() - self.size) / GRAIN + 1;
         // A prime step visits all places before it repeats one.
         let at = (sequence.wrapping_mul(1_000_003) % places as u64) as usize * GRAIN;
@@ -80,28 +77,10 @@ fn random(len: usize, compressible: f64, seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// Makes the messages of one publisher from a pool.
-#[derive(Debug, Default)]
-pub struct Builder {
-    block: BytesMut,
-}
-
-impl Builder {
-    /// The payload of a message, sealed with its identity.
-    pub fn build(&mut self, pool: &Pool, identity: &Identity) -> Bytes {
-        if self.block.capacity() < pool.size {
-            self.block = BytesMut::with_capacity(BLOCK_BYTES.max(pool.size));
-        }
-        self.block.extend_from_slice(pool.body(identity.sequence));
-        identity.seal(&mut self.block);
-        self.block.split().freeze()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::identity::Decoded;
+    use crate::measure::identity::{Decoded, Identity};
 
     const ID: Identity = Identity {
         run: 1,
@@ -111,39 +90,33 @@ mod tests {
         trial: 5,
     };
 
+    fn sealed(pool: &Pool, identity: &Identity) -> Vec<u8> {
+        let mut bytes = pool.body(identity.sequence).to_vec();
+        identity.seal(&mut bytes);
+        bytes
+    }
+
+    fn pool(size_bytes: u64, compressible: f64) -> Pool {
+        let payload = Payload::Random {
+            size_bytes,
+            compressible,
+        };
+        Pool::build(&payload, 7).expect("random")
+    }
+
     #[test]
     fn messages_are_sealed_sized_and_repeatable() {
-        let payload = Payload::Random {
-            size_bytes: 100,
-            compressible: 0.0,
-        };
-        let pool = Pool::build(&payload, 7).expect("random");
-        let mut builder = Builder::default();
-        let one = builder.build(&pool, &ID);
+        let one = sealed(&pool(100, 0.0), &ID);
         assert_eq!(one.len(), 100);
         assert_eq!(Identity::decode(&one), Decoded::Ours(ID));
-        let next = builder.build(&pool, &Identity { sequence: 4, ..ID });
+        let next = sealed(&pool(100, 0.0), &Identity { sequence: 4, ..ID });
         assert_ne!(one[IDENTITY_BYTES..], next[IDENTITY_BYTES..]);
-        let again = Builder::default().build(&Pool::build(&payload, 7).expect("random"), &ID);
-        assert_eq!(one, again, "same seed, same bytes");
-        assert_eq!(
-            Identity::decode(&one),
-            Decoded::Ours(ID),
-            "a later message does not touch an earlier one"
-        );
+        assert_eq!(one, sealed(&pool(100, 0.0), &ID), "same seed, same bytes");
     }
 
     #[test]
     fn the_smallest_payload_is_an_identity() {
-        let pool = Pool::build(
-            &Payload::Random {
-                size_bytes: 40,
-                compressible: 1.0,
-            },
-            1,
-        )
-        .expect("random");
-        let bytes = Builder::default().build(&pool, &ID);
+        let bytes = sealed(&pool(40, 1.0), &ID);
         assert_eq!(Identity::decode(&bytes), Decoded::Ours(ID));
     }
 }

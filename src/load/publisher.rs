@@ -1,33 +1,36 @@
 //! One publisher: sends what is due while its window has room, reads acks as they come, and knows
-//! at the end of each message whether it was acked, refused or is unknown.
-//!
-//! Acks come back on one inbox whose last tokens name a slot of the window and its generation, so
-//! a message costs no allocation for its reply and a late ack can never be taken for another's.
+//! at the end of each message whether it was acked, refused or is unknown. Which message an answer
+//! is about is for `super::flight` to tell.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::future::poll_fn;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use async_nats::{HeaderMap, Subject};
-use bytes::Bytes;
+use async_nats::Subject;
 use tokio::sync::Notify;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::blocked::Blocked;
+use super::flight::{Acks, Draft, Fate, Flight, InFlight, Settled};
 use super::pace::{Pace, Schedule};
-use super::payload::{Builder, Pool};
+use super::payload::Pool;
 use super::recorder::Recorder;
 use crate::measure::alarm::Alarm;
 use crate::measure::clock;
 use crate::measure::histogram::Metric;
 use crate::measure::identity::Identity;
 use crate::measure::seqset::{Ranges, SeqSet};
-use crate::nats::conn::{Conn, Inbound, Inbox, Outbound};
+use crate::nats::batch::SERVER_IDLE_LIMIT;
+use crate::nats::conn::{Conn, Inbox, Ticket};
 use crate::scenario::model::Pacing;
 use crate::units::as_ns;
+
+/// Messages between two looks at the clock, while more are to be sent.
+const BURST: u32 = 64;
 
 /// What a publisher is told.
 #[derive(Debug, Clone)]
@@ -42,10 +45,14 @@ pub struct Config {
     pub subjects: Vec<Subject>,
     /// Messages to publish; until it is stopped when `None`.
     pub messages: Option<u64>,
-    /// In flight; `None` in core mode, which awaits no acks.
-    pub window: Option<u32>,
+    /// How they are acked, and how many may be in flight.
+    pub acks: Acks,
     /// Send Nats-Msg-Id.
     pub message_id: bool,
+    /// Share of messages that are sent once more with the same id.
+    pub duplicate_ratio: f64,
+    /// Headers of each message.
+    pub headers: Vec<(String, String)>,
     /// Without an answer for this long a publish is unknown.
     pub timeout: Duration,
     /// How to wait for what is due.
@@ -69,6 +76,10 @@ pub struct Outcome {
     pub offered: u64,
     /// Time in which a due message could not be sent.
     pub blocked_ns: u64,
+    /// Messages that were sent once more, under the same id.
+    pub repeated: u64,
+    /// Of them those that the server knew by their id.
+    pub deduplicated: u64,
 }
 
 impl Outcome {
@@ -111,19 +122,19 @@ enum Wake {
     End(u64),
 }
 
-/// A slot of the window.
-#[derive(Debug)]
-struct Slot {
-    reply: Subject,
-    generation: u32,
-    busy: Option<InFlight>,
-}
-
+/// A message that was handed over and has not left, as far as is known.
 #[derive(Debug, Clone, Copy)]
-struct InFlight {
+struct Leaving {
+    ticket: Ticket,
+    /// Its place in flight.
+    place: u64,
     sequence: u64,
     intended_ns: u64,
-    sent_ns: u64,
+    /// Of its time until it was handed over, what is not ours.
+    excused_ns: u64,
+    /// How long the socket had taken nothing when it was handed over, all in all.
+    blocked: Duration,
+    repeat: bool,
 }
 
 /// A publisher that is ready to run.
@@ -138,11 +149,14 @@ pub struct Publisher {
     offered: u64,
     conn: Conn,
     inbox: Option<Inbox>,
-    prefix: String,
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+    flight: Flight,
+    /// Not known to have left, oldest first.
+    leaving: VecDeque<Leaving>,
+    /// To be sent once more.
+    repeat: Option<InFlight>,
+    /// Scratch for what an answer settles.
+    settled: Settled,
     pool: Rc<Pool>,
-    builder: Builder,
     recorder: Rc<RefCell<Recorder>>,
     progress: Rc<Progress>,
     /// No message is sent that is due at or after this, ns since the Unix epoch.
@@ -155,6 +169,10 @@ pub struct Publisher {
     /// CPU time of this thread when the connection was first seen to take nothing, until the next
     /// message is sent.
     cpu_ns: Option<u64>,
+    /// How long the socket had taken nothing at the last write that was looked at, all in all.
+    socket_blocked: Duration,
+    /// The spell in which nothing can be sent is counted with a message that waits for its write.
+    counted: bool,
     /// The load ended, and what is still due waited for the target and not for us: it stays unsent.
     overrun: Option<bool>,
     cuts_seen: u64,
@@ -162,7 +180,9 @@ pub struct Publisher {
     sweep: Interval,
     unknown: SeqSet,
     refused: SeqSet,
-    causes: BTreeMap<String, u64>,
+    causes: BTreeMap<Rc<str>, u64>,
+    repeated: u64,
+    deduplicated: u64,
 }
 
 impl Publisher {
@@ -175,19 +195,13 @@ impl Publisher {
         progress: Rc<Progress>,
         stop_ns: Rc<Cell<u64>>,
     ) -> anyhow::Result<Self> {
-        let window = config.window.unwrap_or(0);
-        let prefix = format!("{}.", conn.new_inbox());
-        let inbox = match config.window {
-            Some(_) => Some(conn.subscribe(format!("{prefix}*.*"), None).await?),
+        let inbox = conn.new_inbox();
+        let name = format!("{:016x}-{}-{}", config.run, config.trial, config.id);
+        let flight = Flight::new(config.acks, &inbox, &name);
+        let inbox = match flight.answers(&inbox) {
+            Some(subject) => Some(conn.subscribe(subject, None).await?),
             None => None,
         };
-        let slots = (0..window)
-            .map(|slot| Slot {
-                reply: reply(&prefix, slot, 0),
-                generation: 0,
-                busy: None,
-            })
-            .collect();
         let step =
             (config.timeout / 10).clamp(Duration::from_millis(5), Duration::from_millis(100));
         let mut sweep = interval(step);
@@ -200,11 +214,11 @@ impl Publisher {
             cuts_seen: conn.link().cuts(),
             conn,
             inbox,
-            prefix,
-            slots,
-            free: (0..window).rev().collect(),
+            flight,
+            leaving: VecDeque::new(),
+            repeat: None,
+            settled: Vec::new(),
             pool,
-            builder: Builder::default(),
             recorder,
             progress,
             stop_ns,
@@ -213,12 +227,16 @@ impl Publisher {
             blocked_ns: 0,
             room_ns: None,
             cpu_ns: None,
+            socket_blocked: Duration::ZERO,
+            counted: false,
             overrun: None,
             alarm: Alarm::new()?,
             sweep,
             unknown: SeqSet::new(),
             refused: SeqSet::new(),
             causes: BTreeMap::new(),
+            repeated: 0,
+            deduplicated: 0,
             config,
         })
     }
@@ -247,9 +265,11 @@ impl Publisher {
         self.window = window;
         poll_fn(|cx| self.poll(cx)).await?;
         self.end_blocked(clock::now_ns().min(self.stop_ns.get()));
-        if self.config.window.is_none() {
-            self.conn.flush().await?;
+        // A socket that takes nothing any more keeps nobody longer than an ack would.
+        if let Ok(flushed) = tokio::time::timeout(self.config.timeout, self.conn.flush()).await {
+            flushed?;
         }
+        self.note_left();
         self.count_due(clock::now_ns());
         self.progress.done_ns.set(Some(clock::now_ns()));
         self.progress.bell.notify_one();
@@ -259,7 +279,13 @@ impl Publisher {
             attempted: self.next,
             refused: self.refused.ranges(),
             unknown: self.unknown.ranges(),
-            causes: self.causes,
+            causes: self
+                .causes
+                .into_iter()
+                .map(|(cause, n)| (cause.to_string(), n))
+                .collect(),
+            repeated: self.repeated,
+            deduplicated: self.deduplicated,
             offered: self.offered,
             blocked_ns: self.blocked_ns,
         })
@@ -267,12 +293,11 @@ impl Publisher {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<anyhow::Result<()>> {
         loop {
+            self.note_left();
             let mut moved = self.read_acks(cx)?;
             let (sent, wake) = self.send_due(cx)?;
-            moved |= sent;
             while self.sweep.poll_tick(cx).is_ready() {
-                self.give_up_on_late();
-                self.count_due(clock::now_ns());
+                moved |= self.tend(cx)?;
             }
             if self.is_through() {
                 return Poll::Ready(Ok(()));
@@ -290,19 +315,24 @@ impl Publisher {
             if !moved {
                 return Poll::Pending;
             }
+            if sent {
+                // More is due already. What was handed over leaves when the connection's own task has
+                // its turn, and then the event loop looks at its sockets: both before ours comes again.
+                return pin!(tokio::task::yield_now()).poll(cx).map(Ok);
+            }
         }
     }
 
     /// Nothing more will be sent, and everything sent has its outcome.
     fn is_through(&self) -> bool {
-        self.free.len() == self.slots.len() && self.is_sent(clock::now_ns())
+        self.flight.is_empty() && self.is_sent(clock::now_ns())
     }
 
     /// Nothing more will be sent. What was due before the end is sent after it when we were late;
     /// where the target kept it waiting, it stays unsent and its wait is on record.
     fn is_sent(&self, now_ns: u64) -> bool {
         let stop_ns = self.stop_ns.get();
-        self.config.messages == Some(self.next)
+        self.config.messages == Some(self.next) && self.repeat.is_none()
             || now_ns >= stop_ns
                 && (self.overrun == Some(true)
                     || now_ns >= self.last_ns()
@@ -328,11 +358,19 @@ impl Publisher {
 
     /// Sends what is due; says whether it sent, and when to look again.
     fn send_due(&mut self, cx: &mut Context<'_>) -> anyhow::Result<(bool, Option<Wake>)> {
-        let mut sent_any = false;
+        let mut sent = 0;
+        let mut now_ns = clock::now_ns();
         loop {
-            let now_ns = clock::now_ns();
+            if sent % BURST == BURST - 1 {
+                now_ns = clock::now_ns();
+            }
+            if now_ns >= self.stop_ns.get() {
+                // Only what is due is still sent.
+                self.repeat = None;
+            }
             if self.is_sent(now_ns) {
-                return Ok((sent_any, None));
+                self.close_groups(cx, true, 0)?;
+                return Ok((sent > 0, None));
             }
             let end_ns = if now_ns < self.stop_ns.get() {
                 self.stop_ns.get()
@@ -340,95 +378,188 @@ impl Publisher {
                 self.last_ns()
             };
             let due_ns = match &self.schedule {
-                Some(schedule) => {
+                Some(schedule) if self.repeat.is_none() => {
                     let due_ns = schedule.due_ns();
                     if due_ns >= self.stop_ns.get() {
-                        return Ok((sent_any, Some(Wake::End(self.stop_ns.get()))));
+                        return Ok((sent > 0, Some(Wake::End(self.stop_ns.get()))));
                     }
                     if due_ns > now_ns {
-                        return Ok((sent_any, Some(Wake::Due(due_ns))));
+                        now_ns = clock::now_ns();
+                    }
+                    if due_ns > now_ns {
+                        return Ok((sent > 0, Some(Wake::Due(due_ns))));
                     }
                     due_ns
                 }
-                None => now_ns,
+                _ => now_ns,
             };
             if now_ns >= self.stop_ns.get() {
                 self.settle(due_ns, now_ns);
                 if self.overrun == Some(true) {
-                    return Ok((sent_any, None));
+                    return Ok((sent > 0, None));
                 }
             }
-            let has_room = self.config.window.is_none() || !self.free.is_empty();
+            let has_room = self.flight.has_room();
             if !has_room || !self.conn.link().is_up() || self.conn.poll_ready(cx)?.is_pending() {
-                if has_room {
-                    // The socket or the connection is what blocks now.
-                    self.room_ns = None;
-                    self.cpu_ns.get_or_insert_with(clock::thread_cpu_ns);
-                }
-                self.blocked.begin(now_ns);
-                return Ok((sent_any, Some(Wake::End(end_ns))));
+                self.begin_blocked(has_room, now_ns);
+                return Ok((sent > 0, Some(Wake::End(end_ns))));
             }
-            self.send(due_ns)?;
-            sent_any = true;
+            self.end_blocked(now_ns);
+            match self.repeat.take() {
+                Some(entry) => self.send_again(entry, now_ns)?,
+                None => self.send(due_ns, now_ns)?,
+            }
+            sent += 1;
         }
     }
 
-    fn send(&mut self, due_ns: u64) -> anyhow::Result<()> {
-        let sent_ns = clock::now_ns();
-        let intended_ns = if self.schedule.is_some() {
-            due_ns
-        } else {
-            sent_ns
-        };
-        self.end_blocked(sent_ns);
+    /// Sends the next message. In closed loop it is intended now, at `due_ns`.
+    fn send(&mut self, due_ns: u64, now_ns: u64) -> anyhow::Result<()> {
         // One by one as they are sent; what waits is counted by the sweep.
-        self.count_due(intended_ns + 1);
-        let excused_ns = self.blocked.since(intended_ns);
-        {
-            let mut recorder = self.recorder.borrow_mut();
-            recorder.sent(sent_ns, self.config.window.is_some());
-            if self.schedule.is_some() {
-                recorder.time(Metric::Lag, intended_ns, intended_ns + excused_ns, sent_ns);
-            }
-        }
-        let sequence = self.next;
-        let identity = Identity {
-            run: self.config.run,
-            publisher: self.config.id,
-            sequence,
-            intended_ns,
-            trial: self.config.trial,
-        };
-        let reply = match self.free.pop() {
-            Some(slot) => {
-                let slot = &mut self.slots[slot as usize];
-                slot.busy = Some(InFlight {
-                    sequence,
-                    intended_ns,
-                    sent_ns,
-                });
-                Some(slot.reply.clone())
-            }
-            None => None,
+        self.count_due(due_ns + 1);
+        let entry = InFlight {
+            sequence: self.next,
+            intended_ns: due_ns,
+            handed_ns: now_ns,
+            sent_ns: None,
+            repeat: false,
         };
         self.next += 1;
         if let Some(schedule) = &mut self.schedule {
             schedule.advance();
         }
-        self.note_tenth(sent_ns);
-        let subjects = &self.config.subjects;
-        self.conn.start_send(Outbound {
-            subject: subjects[(sequence % subjects.len() as u64) as usize].clone(),
-            reply,
-            headers: self.config.message_id.then(|| message_id(&identity)),
-            payload: self.builder.build(&self.pool, &identity),
+        self.note_tenth(due_ns);
+        if is_repeated(self.config.run, entry.sequence, self.config.duplicate_ratio) {
+            self.repeat = Some(InFlight {
+                repeat: true,
+                ..entry
+            });
+        }
+        self.launch(entry)
+    }
+
+    fn send_again(&mut self, entry: InFlight, now_ns: u64) -> anyhow::Result<()> {
+        self.repeated += 1;
+        self.launch(InFlight {
+            handed_ns: now_ns,
+            ..entry
         })
+    }
+
+    fn launch(&mut self, entry: InFlight) -> anyhow::Result<()> {
+        let config = &self.config;
+        let identity = Identity {
+            run: config.run,
+            publisher: config.id,
+            sequence: entry.sequence,
+            intended_ns: entry.intended_ns,
+            trial: config.trial,
+        };
+        let subjects = &config.subjects;
+        let id;
+        let mut headers: Vec<(&str, &str)> = Vec::new();
+        if config.message_id || !config.headers.is_empty() {
+            headers.extend(config.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())));
+        }
+        if config.message_id {
+            id = message_id(&identity);
+            headers.push(("Nats-Msg-Id", &id));
+        }
+        let draft = Draft {
+            subject: &subjects[(entry.sequence % subjects.len() as u64) as usize],
+            headers: &headers,
+            body: self.pool.body(entry.sequence),
+            last: config.messages == Some(self.next) && self.repeat.is_none(),
+        };
+        let (place, ticket) = self
+            .flight
+            .launch(&mut self.conn, &draft, entry, |payload| {
+                identity.seal(payload);
+            })?;
+        let excused_ns = match self.schedule {
+            Some(_) if !entry.repeat => self.blocked.since(entry.intended_ns),
+            _ => 0,
+        };
+        self.leaving.push_back(Leaving {
+            ticket,
+            place,
+            sequence: entry.sequence,
+            intended_ns: entry.intended_ns,
+            excused_ns,
+            blocked: self.conn.blocked(),
+            repeat: entry.repeat,
+        });
+        Ok(())
+    }
+
+    /// Takes note of messages that left: stamps them, and says how late they were.
+    fn note_left(&mut self) {
+        let awaits_ack = self.config.acks != Acks::None;
+        while let Some(first) = self.leaving.front() {
+            let Some(left) = self.conn.left(first.ticket) else {
+                return;
+            };
+            let at_ns = clock::ns_of(left.at);
+            let mut count = 0;
+            let mut recorder = self.recorder.borrow_mut();
+            // The first of them waited for all of the spells since it was handed over, of which those
+            // before an earlier write are counted already.
+            let from = first.blocked.max(self.socket_blocked);
+            self.socket_blocked = left.blocked;
+            let waited_ns = as_ns(left.blocked.saturating_sub(from));
+            self.blocked_ns += waited_ns;
+            recorder.blocked(waited_ns);
+            while let Some(leaving) = self.leaving.front().copied() {
+                if leaving.ticket > left.up_to {
+                    break;
+                }
+                self.leaving.pop_front();
+                self.flight.left(leaving.place, leaving.sequence, at_ns);
+                if leaving.repeat {
+                    continue;
+                }
+                count += 1;
+                if self.schedule.is_some() {
+                    let intended_ns = leaving.intended_ns;
+                    let blocked_ns = as_ns(left.blocked.saturating_sub(leaving.blocked));
+                    let from_ns = intended_ns + leaving.excused_ns + blocked_ns;
+                    let from_ns = from_ns.min(at_ns.max(intended_ns));
+                    recorder.time(Metric::Lag, intended_ns, from_ns, at_ns);
+                }
+            }
+            recorder.sent(at_ns, awaits_ack, count);
+        }
+    }
+
+    /// A due message cannot be sent: its window is full, or the connection takes nothing.
+    fn begin_blocked(&mut self, has_room: bool, now_ns: u64) {
+        if !has_room {
+            self.blocked.begin(now_ns);
+            return;
+        }
+        self.room_ns = None;
+        if !self.conn.knows_its_socket() {
+            self.cpu_ns.get_or_insert_with(clock::thread_cpu_ns);
+            self.blocked.begin(now_ns);
+        } else if !self.conn.link().is_up() {
+            self.blocked.begin(now_ns);
+        } else if self.conn.blocked_since().is_some() {
+            self.blocked.begin(now_ns);
+            // Then the oldest message that has not left waits for the same spell, and counts it.
+            self.counted = !self.leaving.is_empty();
+        }
+        // Else our own task has not had its turn.
     }
 
     /// There is room, or the load is over. A spell ends when the answer that made room arrived, not
     /// when this task came to it: what lies between is the driver's own lateness. So is the time in
-    /// which this thread was busy while its connection took nothing.
+    /// which this thread was busy while its connection took nothing, where the connection cannot
+    /// tell when it did.
     fn end_blocked(&mut self, now_ns: u64) {
+        if !self.blocked.is_open() {
+            (self.cpu_ns, self.room_ns) = (None, None);
+            return;
+        }
         // In closed loop the next message is always waiting.
         let waiting_since_ns = self.schedule.as_ref().map_or(0, Schedule::due_ns);
         let until_ns = match (self.cpu_ns.take(), self.room_ns.take()) {
@@ -440,8 +571,10 @@ impl Publisher {
             (None, None) => now_ns,
         };
         let waited_ns = self.blocked.end(until_ns, waiting_since_ns);
-        self.blocked_ns += waited_ns;
-        self.recorder.borrow_mut().blocked(waited_ns);
+        if !std::mem::take(&mut self.counted) {
+            self.blocked_ns += waited_ns;
+            self.recorder.borrow_mut().blocked(waited_ns);
+        }
     }
 
     /// Counts what became due before `now_ns`.
@@ -476,13 +609,24 @@ impl Publisher {
     }
 
     fn read_acks(&mut self, cx: &mut Context<'_>) -> anyhow::Result<bool> {
-        self.after_a_cut();
-        let mut any = false;
+        let was_full = !self.flight.has_room();
+        // Answers of one read have one time, and are recorded together.
+        let mut read: Option<Instant> = None;
         while let Some(inbox) = &mut self.inbox {
             match inbox.poll_next(cx) {
                 Poll::Ready(Some(answer)) => {
-                    any = true;
-                    self.on_answer(&answer);
+                    if let Some(at) = read.filter(|at| *at != answer.at) {
+                        self.settle_all(clock::ns_of(at));
+                    }
+                    read = Some(answer.at);
+                    self.flight.on_answer(&answer, &mut self.settled);
+                    if was_full
+                        && self.room_ns.is_none()
+                        && self.flight.has_room()
+                        && self.conn.link().is_up()
+                    {
+                        self.room_ns = Some(clock::ns_of(answer.at));
+                    }
                 }
                 Poll::Ready(None) => {
                     anyhow::bail!("the connection of publisher {} closed", self.config.id)
@@ -490,85 +634,95 @@ impl Publisher {
                 Poll::Pending => break,
             }
         }
-        Ok(any)
+        if let Some(at) = read {
+            self.settle_all(clock::ns_of(at));
+        }
+        // What had an answer before the cut has it.
+        Ok(self.after_a_cut() || read.is_some())
     }
 
-    fn on_answer(&mut self, answer: &Inbound) {
-        let Some((slot, generation)) = slot_of(&self.prefix, answer.subject.as_str()) else {
-            return;
-        };
-        let Some(entry) = self.slots.get_mut(slot as usize) else {
-            return;
-        };
-        // An ack of an earlier generation is of a message that is unknown already.
-        if entry.generation != generation {
-            return;
-        }
-        let Some(sent) = entry.busy.take() else {
-            return;
-        };
-        let at_ns = clock::ns_of(answer.at);
-        if self.free.is_empty() && self.conn.link().is_up() {
-            self.room_ns = Some(at_ns);
-        }
-        self.free.push(slot);
-        match refusal(answer) {
-            None => {
-                let mut recorder = self.recorder.borrow_mut();
-                recorder.acked(at_ns);
-                recorder.time(Metric::Service, sent.intended_ns, sent.sent_ns, at_ns);
-                if self.schedule.is_some() {
-                    recorder.time(Metric::Response, sent.intended_ns, sent.intended_ns, at_ns);
+    /// Records what was settled at `at_ns`.
+    fn settle_all(&mut self, at_ns: u64) {
+        let mut settled = std::mem::take(&mut self.settled);
+        let mut recorder = self.recorder.borrow_mut();
+        let mut acked = Run::default();
+        for (entry, fate) in settled.drain(..) {
+            if entry.repeat {
+                self.deduplicated += u64::from(fate == Fate::Acked { duplicate: true });
+                continue;
+            }
+            match fate {
+                Fate::Acked { .. } => {
+                    if !acked.takes(&entry) {
+                        acked.record(&mut recorder, at_ns, self.schedule.is_some());
+                        acked = Run::of(&entry);
+                    }
+                }
+                Fate::Refused(cause) => {
+                    self.refused.insert(entry.sequence);
+                    *self.causes.entry(cause).or_default() += 1;
+                    recorder.refused();
+                }
+                Fate::Unknown => {
+                    self.unknown.insert(entry.sequence);
+                    recorder.unknown();
+                    let intended_ns = entry.intended_ns;
+                    let sent_ns = entry.sent_ns.unwrap_or(at_ns);
+                    recorder.at_least(Metric::Service, intended_ns, sent_ns, at_ns);
+                    if self.schedule.is_some() {
+                        recorder.at_least(Metric::Response, intended_ns, intended_ns, at_ns);
+                    }
                 }
             }
-            Some(cause) => {
-                self.refused.insert(sent.sequence);
-                *self.causes.entry(cause).or_default() += 1;
-                self.recorder.borrow_mut().refused();
-            }
         }
+        acked.record(&mut recorder, at_ns, self.schedule.is_some());
+        drop(recorder);
+        self.settled = settled;
     }
 
-    /// What was in flight when the connection was cut is unknown.
-    fn after_a_cut(&mut self) {
+    /// What was in flight when the connection was cut is unknown; says whether it was.
+    fn after_a_cut(&mut self) -> bool {
         let cuts = self.conn.link().cuts();
-        if cuts != self.cuts_seen {
-            self.cuts_seen = cuts;
-            let now_ns = clock::now_ns();
-            for slot in 0..self.slots.len() {
-                self.give_up(slot, now_ns);
-            }
+        if cuts == self.cuts_seen {
+            return false;
         }
+        self.cuts_seen = cuts;
+        self.flight
+            .give_up("the connection was cut", &mut self.settled);
+        self.settle_all(clock::now_ns());
+        true
     }
 
-    fn give_up_on_late(&mut self) {
+    /// Now and then: gives up what waits too long, ends groups that do not fill.
+    fn tend(&mut self, cx: &mut Context<'_>) -> anyhow::Result<bool> {
         let now_ns = clock::now_ns();
         let timeout_ns = as_ns(self.config.timeout);
-        for slot in 0..self.slots.len() {
-            if self.slots[slot]
-                .busy
-                .is_some_and(|f| now_ns.saturating_sub(f.sent_ns) >= timeout_ns)
-            {
-                self.give_up(slot, now_ns);
-            }
+        self.flight
+            .give_up_late(now_ns.saturating_sub(timeout_ns), &mut self.settled);
+        let gave_up = !self.settled.is_empty();
+        self.settle_all(now_ns);
+        if self.conn.link().is_up() {
+            let patience_ns = (timeout_ns / 2).min(as_ns(SERVER_IDLE_LIMIT) / 2);
+            self.close_groups(cx, false, now_ns.saturating_sub(patience_ns))?;
         }
+        self.count_due(now_ns);
+        Ok(gave_up)
     }
 
-    fn give_up(&mut self, slot: usize, now_ns: u64) {
-        let entry = &mut self.slots[slot];
-        let Some(sent) = entry.busy.take() else {
-            return;
-        };
-        entry.generation = entry.generation.wrapping_add(1);
-        entry.reply = reply(&self.prefix, slot as u32, entry.generation);
-        self.free.push(slot as u32);
-        self.unknown.insert(sent.sequence);
-        let mut recorder = self.recorder.borrow_mut();
-        recorder.unknown();
-        recorder.at_least(Metric::Service, sent.intended_ns, sent.sent_ns, now_ns);
-        if self.schedule.is_some() {
-            recorder.at_least(Metric::Response, sent.intended_ns, sent.intended_ns, now_ns);
+    /// Ends groups as [`Flight::close_groups`] says, once the connection takes what that sends.
+    fn close_groups(
+        &mut self,
+        cx: &mut Context<'_>,
+        all: bool,
+        before_ns: u64,
+    ) -> anyhow::Result<()> {
+        let groups = matches!(self.config.acks, Acks::Atomic { .. } | Acks::Fast { .. });
+        if groups && self.conn.poll_ready(cx)?.is_ready() {
+            let subject = &self.config.subjects[0];
+            self.flight
+                .close_groups(&mut self.conn, subject, all, before_ns, clock::now_ns())?;
         }
+        Ok(())
     }
 
     /// Messages that were due and could not be sent before the load ended: their wait counts.
@@ -576,7 +730,7 @@ impl Publisher {
         let Some(schedule) = &mut self.schedule else {
             return;
         };
-        if self.config.window.is_none() {
+        if self.config.acks == Acks::None {
             return;
         }
         let limit = self.config.messages.unwrap_or(u64::MAX);
@@ -593,55 +747,61 @@ impl Publisher {
     }
 }
 
-fn reply(prefix: &str, slot: u32, generation: u32) -> Subject {
-    format!("{prefix}{slot}.{generation}").into()
+/// Messages with the same times: one look at the record for all of them.
+#[derive(Debug, Default)]
+struct Run {
+    intended_ns: u64,
+    sent_ns: Option<u64>,
+    count: u64,
 }
 
-fn slot_of(prefix: &str, subject: &str) -> Option<(u32, u32)> {
-    let (slot, generation) = subject.strip_prefix(prefix)?.split_once('.')?;
-    Some((slot.parse().ok()?, generation.parse().ok()?))
+impl Run {
+    fn of(entry: &InFlight) -> Self {
+        Self {
+            intended_ns: entry.intended_ns,
+            sent_ns: entry.sent_ns,
+            count: 1,
+        }
+    }
+
+    /// Takes in a message with the same times.
+    fn takes(&mut self, entry: &InFlight) -> bool {
+        let same = self.intended_ns == entry.intended_ns && self.sent_ns == entry.sent_ns;
+        self.count += u64::from(same);
+        same
+    }
+
+    fn record(&self, recorder: &mut Recorder, at_ns: u64, open_loop: bool) {
+        let (intended_ns, count) = (self.intended_ns, self.count);
+        if count == 0 {
+            return;
+        }
+        recorder.acked(at_ns, count);
+        let sent_ns = self.sent_ns.unwrap_or(at_ns);
+        recorder.times(Metric::Service, intended_ns, sent_ns, at_ns, count);
+        if open_loop {
+            recorder.times(Metric::Response, intended_ns, intended_ns, at_ns, count);
+        }
+    }
 }
 
-fn message_id(identity: &Identity) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let id = format!(
+/// Whether a message is one of those that are sent once more: a share of all, always the same.
+fn is_repeated(run: u64, sequence: u64, ratio: f64) -> bool {
+    if ratio <= 0.0 {
+        return false;
+    }
+    // SplitMix64's finalizer (Steele, Lea, Flood 2014) spreads the sequence over 64 bits.
+    let mut z = (run ^ sequence).wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ (z >> 31)) as f64) < ratio * u64::MAX as f64
+}
+
+fn message_id(identity: &Identity) -> String {
+    format!(
         "{:016x}-{}-{}-{}",
         identity.run, identity.trial, identity.publisher, identity.sequence
-    );
-    headers.insert("Nats-Msg-Id", id);
-    headers
-}
-
-/// Why the server refused, or `None` for an ack.
-fn refusal(answer: &Inbound) -> Option<String> {
-    // A PubAck begins with its stream; everything else is looked at closely.
-    if answer.payload.starts_with(b"{\"stream\":") {
-        return None;
-    }
-    if answer.status == Some(503) {
-        return Some("no responders".to_owned());
-    }
-    Some(error_of(&answer.payload))
-}
-
-#[cold]
-fn error_of(payload: &Bytes) -> String {
-    let parsed: Option<serde_json::Value> = serde_json::from_slice(payload).ok();
-    let error = parsed.as_ref().and_then(|v| v.get("error"));
-    match error {
-        Some(error) => {
-            let code = error
-                .get("err_code")
-                .and_then(serde_json::Value::as_u64)
-                .unwrap_or_default();
-            let text = error
-                .get("description")
-                .and_then(serde_json::Value::as_str)
-                .unwrap_or("no description");
-            format!("{code} {text}")
-        }
-        None => "an answer that is no PubAck".to_owned(),
-    }
+    )
 }
 
 #[cfg(test)]
@@ -649,22 +809,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replies_name_their_slot_and_generation() {
-        let subject = reply("_INBOX.x.", 17, 3);
-        assert_eq!(slot_of("_INBOX.x.", subject.as_str()), Some((17, 3)));
-        assert_eq!(slot_of("_INBOX.y.", subject.as_str()), None);
-        assert_eq!(slot_of("_INBOX.x.", "_INBOX.x.a.b"), None);
-    }
-
-    #[test]
-    fn refusals_keep_their_cause() {
-        let body = Bytes::from_static(
-            br#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"},"stream":"S","seq":0}"#,
-        );
-        assert_eq!(error_of(&body), "10077 maximum bytes exceeded");
-        assert_eq!(
-            error_of(&Bytes::from_static(b"junk")),
-            "an answer that is no PubAck"
-        );
+    fn the_share_of_repeats_is_what_was_asked_for() {
+        for ratio in [0.0, 0.01, 0.5, 1.0] {
+            let repeated = (0..100_000).filter(|i| is_repeated(7, *i, ratio)).count();
+            let share = repeated as f64 / 1e5;
+            assert!((share - ratio).abs() < 0.005, "{share} of {ratio}");
+        }
     }
 }

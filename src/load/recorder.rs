@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::timeline::Timeline;
-use crate::measure::histogram::{Metric, encode, new_histogram, record};
+use crate::measure::histogram::{Metric, encode, new_histogram, record_many};
 use crate::record::event::Counts;
 
 /// Counts inside the window.
@@ -117,17 +117,29 @@ impl Recorder {
     /// A time of the message that was intended at `intended_ns`. Negative times are recorded as 0
     /// and counted.
     pub fn time(&mut self, metric: Metric, intended_ns: u64, from_ns: u64, to_ns: u64) {
+        self.times(metric, intended_ns, from_ns, to_ns, 1);
+    }
+
+    /// The same time of `count` messages.
+    pub fn times(
+        &mut self,
+        metric: Metric,
+        intended_ns: u64,
+        from_ns: u64,
+        to_ns: u64,
+        count: u64,
+    ) {
         let inside = self.in_window(intended_ns);
         let pair = &mut self.pairs[metric as usize];
         if to_ns < from_ns && inside {
-            pair.clipped += 1;
+            pair.clipped += count;
         }
         let histogram = if inside {
             &mut pair.window
         } else {
             &mut pair.others
         };
-        record(histogram, to_ns.saturating_sub(from_ns));
+        record_many(histogram, to_ns.saturating_sub(from_ns), count);
     }
 
     /// A time that is at least this long: the message had no answer by then.
@@ -143,29 +155,29 @@ impl Recorder {
         self.counts.intended += 1;
         let after = self.after_start(due_ns);
         if let Some(lines) = &mut self.timelines {
-            lines.intended.add(after);
+            lines.intended.add(after, 1);
         }
     }
 
-    /// A publish was begun.
-    pub fn sent(&mut self, at_ns: u64, awaits_ack: bool) {
-        self.counts.attempted += 1;
-        self.counts.in_flight += u64::from(awaits_ack);
-        self.window_counts.sent += u64::from(self.in_window(at_ns));
+    /// So many publishes left.
+    pub fn sent(&mut self, at_ns: u64, awaits_ack: bool, count: u64) {
+        self.counts.attempted += count;
+        self.counts.in_flight += u64::from(awaits_ack) * count;
+        self.window_counts.sent += u64::from(self.in_window(at_ns)) * count;
         let after = self.after_start(at_ns);
         if let Some(lines) = &mut self.timelines {
-            lines.sent.add(after);
+            lines.sent.add(after, count);
         }
     }
 
-    /// A publish was acked.
-    pub fn acked(&mut self, at_ns: u64) {
-        self.counts.acked += 1;
-        self.counts.in_flight = self.counts.in_flight.saturating_sub(1);
-        self.window_counts.acked += u64::from(self.in_window(at_ns));
+    /// So many publishes were acked.
+    pub fn acked(&mut self, at_ns: u64, count: u64) {
+        self.counts.acked += count;
+        self.counts.in_flight = self.counts.in_flight.saturating_sub(count);
+        self.window_counts.acked += u64::from(self.in_window(at_ns)) * count;
         let after = self.after_start(at_ns);
         if let Some(lines) = &mut self.timelines {
-            lines.acked.add(after);
+            lines.acked.add(after, count);
         }
     }
 
@@ -187,7 +199,7 @@ impl Recorder {
         self.window_counts.received += u64::from(self.in_window(at_ns));
         let after = self.after_start(at_ns);
         if let Some(lines) = &mut self.timelines {
-            lines.received.add(after);
+            lines.received.add(after, 1);
         }
         let first = self.receipts.map_or(at_ns, |(first, _)| first);
         self.receipts = Some((first, at_ns));
@@ -275,7 +287,7 @@ mod tests {
         recorder.time(Metric::Response, 1_000_000, 1_000_000, 9_000_000);
         recorder.time(Metric::Response, 2_000_000, 2_000_000, 2_000_001);
         for at in [999_999, 1_000_000, 1_999_999, 2_000_000] {
-            recorder.acked(at);
+            recorder.acked(at, 1);
         }
         let cut = recorder.cut();
         let of = |bytes: &Vec<u8>| decode(bytes).expect("own bytes").len();

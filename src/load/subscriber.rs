@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::recorder::Recorder;
@@ -14,8 +13,9 @@ use crate::measure::clock;
 use crate::measure::histogram::Metric;
 use crate::measure::identity::{Decoded, Identity};
 use crate::measure::seqset::{Ranges, SeqSet};
-use crate::nats::conn::{Inbox, Outbound};
+use crate::nats::conn::Inbox;
 use crate::nats::feed::{Delivery, Feed};
+use crate::nats::get::Gets;
 use crate::scenario::model::Ack;
 
 /// What a subscriber is told.
@@ -33,6 +33,8 @@ pub struct Config {
     pub ack: Ack,
     /// Ack-all acks after this many, double acks await at most this many confirmations.
     pub ack_batch: u32,
+    /// Messages are requests: each is answered with its own payload.
+    pub answers: bool,
 }
 
 /// What a subscriber received.
@@ -96,7 +98,7 @@ impl Ledger {
 
     /// Takes note of a delivery by feed number `feed`.
     pub fn note(&mut self, feed: usize, delivery: &Delivery) {
-        let identity = match Identity::decode(&delivery.payload) {
+        let identity = match Identity::decode(delivery.message.payload()) {
             Decoded::Ours(identity) if self.is_ours(&identity) => identity,
             Decoded::Ours(_) | Decoded::Foreign => {
                 self.counts.foreign += 1;
@@ -107,7 +109,7 @@ impl Ledger {
                 return;
             }
         };
-        let at_ns = clock::ns_of(delivery.at);
+        let at_ns = clock::ns_of(delivery.message.at);
         {
             let mut recorder = self.recorder.borrow_mut();
             recorder.received(at_ns);
@@ -137,6 +139,15 @@ impl Ledger {
         }
         let highest = track.highest.entry(feed).or_default();
         *highest = (*highest).max(identity.sequence);
+    }
+
+    /// Takes note of a message that was asked for at `asked_ns`, ns since the Unix epoch.
+    fn note_got(&mut self, feed: usize, delivery: &Delivery, asked_ns: u64) {
+        let at_ns = clock::ns_of(delivery.message.at);
+        self.recorder
+            .borrow_mut()
+            .time(Metric::Service, asked_ns, asked_ns, at_ns);
+        self.note(feed, delivery);
     }
 
     fn is_ours(&self, identity: &Identity) -> bool {
@@ -172,6 +183,32 @@ pub async fn read(number: usize, mut feed: Feed, config: Config, ledger: Rc<RefC
     }
 }
 
+/// Gets all that these sources hold, one after the other; what it learns is in `ledger`.
+pub async fn get(sources: Vec<Gets>, ledger: Rc<RefCell<Ledger>>) {
+    for (number, mut source) in sources.into_iter().enumerate() {
+        if let Err(error) = get_all(number, &mut source, &ledger).await {
+            ledger.borrow_mut().counts.broken = Some(format!("{error:#}"));
+            return;
+        }
+    }
+}
+
+async fn get_all(
+    number: usize,
+    source: &mut Gets,
+    ledger: &Rc<RefCell<Ledger>>,
+) -> anyhow::Result<()> {
+    while let Some(got) = source.next().await? {
+        let asked_ns = clock::ns_of(got.asked);
+        let delivery = Delivery {
+            message: got.message,
+            meta: None,
+        };
+        ledger.borrow_mut().note_got(number, &delivery, asked_ns);
+    }
+    Ok(())
+}
+
 async fn read_on(
     number: usize,
     feed: &mut Feed,
@@ -180,8 +217,12 @@ async fn read_on(
 ) -> anyhow::Result<()> {
     let mut acker = Acker::new(feed, config).await?;
     while let Some(delivery) = feed.next().await? {
+        if config.answers {
+            let message = &delivery.message;
+            acker.conn.answer(message, None, message.payload()).await?;
+        }
         ledger.borrow_mut().note(number, &delivery);
-        let confirmed = acker.ack(delivery).await?;
+        let confirmed = acker.ack(&delivery).await?;
         ledger.borrow_mut().counts.confirmed += confirmed;
     }
     Ok(())
@@ -189,7 +230,7 @@ async fn read_on(
 
 /// How long a double ack waits for its confirmation.
 const CONFIRMATION: Duration = Duration::from_secs(5);
-const ACK: Bytes = Bytes::from_static(b"+ACK");
+const ACK: &[u8] = b"+ACK";
 
 /// Acks deliveries the way the scenario says.
 struct Acker {
@@ -197,7 +238,7 @@ struct Acker {
     conn: crate::nats::conn::Conn,
     /// Deliveries since the last ack-all.
     since: u32,
-    confirmations: Option<(async_nats::Subject, Inbox)>,
+    confirmations: Option<(String, Inbox)>,
     awaited: u32,
 }
 
@@ -207,7 +248,7 @@ impl Acker {
         let confirmations = if config.ack == Ack::Double {
             let inbox = conn.new_inbox();
             let subscription = conn.subscribe(inbox.clone(), None).await?;
-            Some((inbox.into(), subscription))
+            Some((inbox, subscription))
         } else {
             None
         };
@@ -221,11 +262,9 @@ impl Acker {
     }
 
     /// Acks a delivery; returns how many confirmations came meanwhile.
-    async fn ack(&mut self, delivery: Delivery) -> anyhow::Result<u64> {
-        let Some(subject) = delivery.reply else {
-            return Ok(0);
-        };
+    async fn ack(&mut self, delivery: &Delivery) -> anyhow::Result<u64> {
         let due = match self.config.ack {
+            _ if delivery.meta.is_none() => false,
             Ack::None => false,
             Ack::Explicit | Ack::Double => true,
             Ack::All => {
@@ -237,15 +276,8 @@ impl Acker {
             return Ok(0);
         }
         self.since = 0;
-        let reply = self.confirmations.as_ref().map(|(inbox, _)| inbox.clone());
-        self.conn
-            .send(Outbound {
-                subject,
-                reply,
-                headers: None,
-                payload: ACK,
-            })
-            .await?;
+        let reply = self.confirmations.as_ref().map(|(inbox, _)| inbox.as_str());
+        self.conn.answer(&delivery.message, reply, ACK).await?;
         let Some((_, inbox)) = &mut self.confirmations else {
             return Ok(0);
         };

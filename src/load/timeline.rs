@@ -23,8 +23,8 @@ impl Default for Timeline {
 }
 
 impl Timeline {
-    /// Counts one at `at_ns` after the start.
-    pub fn add(&mut self, at_ns: u64) {
+    /// Counts so many at `at_ns` after the start.
+    pub fn add(&mut self, at_ns: u64, count: u64) {
         self.last_ns = self.last_ns.max(at_ns);
         let mut bucket = (at_ns / self.width_ns) as usize;
         while bucket >= BUCKETS {
@@ -39,7 +39,7 @@ impl Timeline {
         if bucket >= self.counts.len() {
             self.counts.resize(bucket + 1, 0);
         }
-        self.counts[bucket] += 1;
+        self.counts[bucket] += count;
     }
 
     /// How many fell between two times after the start; buckets at the edges count in proportion.
@@ -67,7 +67,7 @@ mod tests {
     fn an_hour_keeps_its_counts_in_eight_thousand_buckets() {
         let mut timeline = Timeline::default();
         for ms in 0..3_600_000 {
-            timeline.add(ms * 1_000_000);
+            timeline.add(ms * 1_000_000, 1);
         }
         assert!(timeline.counts.len() <= BUCKETS);
         let hour = 3_600_000_000_000;

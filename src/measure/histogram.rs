@@ -52,7 +52,12 @@ pub fn new_histogram() -> Histogram<u64> {
 
 /// Records `ns`, values above an hour as an hour.
 pub fn record(histogram: &mut Histogram<u64>, ns: u64) {
-    histogram.saturating_record(ns);
+    record_many(histogram, ns, 1);
+}
+
+/// Records `count` times `ns`.
+pub fn record_many(histogram: &mut Histogram<u64>, ns: u64, count: u64) {
+    histogram.saturating_record_n(ns, count);
 }
 
 /// A histogram as bytes: HdrHistogram V2 with deflate, the form of `.hlog` files.

@@ -47,7 +47,8 @@ impl Identity {
         payload[16..24].copy_from_slice(&self.sequence.to_le_bytes());
         payload[24..32].copy_from_slice(&self.intended_ns.to_le_bytes());
         payload[32..36].copy_from_slice(&self.trial.to_le_bytes());
-        let crc = checksum(payload);
+        payload[CRC_AT..IDENTITY_BYTES].fill(0);
+        let crc = crc32fast::hash(payload);
         payload[CRC_AT..IDENTITY_BYTES].copy_from_slice(&crc.to_le_bytes());
     }
 
@@ -70,9 +71,10 @@ impl Identity {
 }
 
 fn checksum(payload: &[u8]) -> u32 {
+    let mut head = [0; IDENTITY_BYTES];
+    head[..CRC_AT].copy_from_slice(&payload[..CRC_AT]);
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&payload[..CRC_AT]);
-    hasher.update(&[0; 4]);
+    hasher.update(&head);
     hasher.update(&payload[IDENTITY_BYTES..]);
     hasher.finalize()
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::seqset::Ranges;
+use super::seqset::{Ranges, SeqSet};
 
 /// What is known of the messages of one publisher.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +16,20 @@ pub struct Published {
     pub acked: Ranges,
     /// Without an answer.
     pub unknown: Ranges,
+    /// Refused.
+    pub refused: Ranges,
+    /// Of a bucket: what it keeps of them.
+    pub kept: Option<Kept>,
+}
+
+/// What a bucket keeps of a publisher's messages, which are puts to its keys in turn: message i is
+/// one to key i mod `keys`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Keys of the publisher.
+    pub keys: u64,
+    /// Last puts of each key that stay.
+    pub history: u64,
 }
 
 /// What one subscription received; subscribers that share a durable are one.
@@ -67,6 +81,9 @@ pub struct Evidence {
     /// The oldest messages may legally be gone: what precedes everything stored of a publisher is
     /// no loss.
     pub oldest_may_go: bool,
+    /// Published in batches that are stored whole or not at all: of one that was refused nothing may
+    /// be there.
+    pub atomic: bool,
 }
 
 /// The counts.
@@ -86,9 +103,9 @@ pub struct Balance {
     pub reordered: u64,
     /// Altered.
     pub corrupted: u64,
-    /// Not ours, or never attempted.
+    /// Not ours, never attempted, or of an atomic batch that was refused.
     pub unexpected: u64,
-    /// Without an answer, and there all the same.
+    /// Without an answer or refused, and there all the same.
     pub recovered: u64,
     /// Distinct messages delivered, summed over subscriptions.
     pub unique: u64,
@@ -113,11 +130,14 @@ pub fn balance(evidence: &Evidence) -> Balance {
             })
         };
         // What everyone received was stored; a limit that removed it later took nothing away.
-        let gone = stored
-            .as_ref()
-            .map(|s| undelivered.minus(s))
-            .unwrap_or_default();
-        let legal = legally_gone(evidence, &gone, stored.as_ref());
+        let replaced = replaced(published, stored.as_ref());
+        let gone = match &stored {
+            Some(stored) => undelivered.minus(stored),
+            // The stream was not read; that it gave these up is its way all the same.
+            None if !evidence.subscriptions.is_empty() => undelivered.and(&replaced),
+            None => Ranges::default(),
+        };
+        let legal = legally_gone(evidence, &gone, stored.as_ref()).or(&gone.and(&replaced));
         out.explained += legal.len();
         out.lost_storage += gone.len() - legal.len();
         let mut seen = stored.unwrap_or_default();
@@ -128,6 +148,12 @@ pub fn balance(evidence: &Evidence) -> Balance {
             seen = seen.or(&set);
         }
         out.recovered += seen.and(&published.unknown).len();
+        let against = seen.and(&published.refused).len();
+        if evidence.atomic {
+            out.unexpected += against;
+        } else {
+            out.recovered += against;
+        }
         out.unexpected += seen.minus(&Ranges::of(0..published.attempted)).len();
     }
     out.unexpected += never_attempted(evidence);
@@ -161,6 +187,34 @@ fn legally_gone(evidence: &Evidence, gone: &Ranges, stored: Option<&Ranges>) -> 
         .and_then(|s| s.iter().next().map(|r| r.start))
         .unwrap_or(u64::MAX);
     gone.and(&Ranges::of(0..oldest))
+}
+
+/// What a bucket gave up because later puts of the same keys took its place: all but the last puts of
+/// each key. A put that was refused replaces nothing, and an unknown one only where it is stored.
+fn replaced(published: &Published, stored: Option<&Ranges>) -> Ranges {
+    let Some(kept) = published.kept.filter(|kept| kept.keys > 0) else {
+        return Ranges::default();
+    };
+    let put = match stored {
+        Some(stored) => published.acked.or(&published.unknown.and(stored)),
+        None => published.acked.clone(),
+    };
+    let mut room = vec![kept.history; usize::try_from(kept.keys).unwrap_or(usize::MAX)];
+    let mut open = kept.keys;
+    let mut last = SeqSet::new();
+    let ranges: Vec<_> = put.iter().cloned().collect();
+    for sequence in ranges.into_iter().rev().flat_map(Iterator::rev) {
+        let left = &mut room[(sequence % kept.keys) as usize];
+        if *left > 0 {
+            last.insert(sequence);
+            *left -= 1;
+            open -= u64::from(*left == 0);
+            if open == 0 {
+                break;
+            }
+        }
+    }
+    published.acked.minus(&last.ranges())
 }
 
 /// Messages in the name of publishers that do not exist, or that reached the wrong app.
@@ -227,6 +281,8 @@ mod tests {
             attempted: 10,
             acked: Ranges::of(0..10),
             unknown: Ranges::default(),
+            refused: Ranges::default(),
+            kept: None,
         };
         let mut evidence = Evidence {
             published: BTreeMap::from([(0, published)]),
@@ -254,15 +310,104 @@ mod tests {
             attempted: 10,
             acked: Ranges::of(0..10),
             unknown: Ranges::default(),
+            refused: Ranges::default(),
+            kept: None,
         };
         let evidence = Evidence {
             published: BTreeMap::from([(0, published)]),
             stored: Some(sub(0, 0, &BTreeSet::from([4, 5, 7, 8, 9]))),
             oldest_may_go: true,
+            atomic: false,
             ..Evidence::default()
         };
         let balance = balance(&evidence);
         assert_eq!((balance.explained, balance.lost_storage), (4, 1));
+    }
+
+    /// Puts of one publisher to a bucket, nobody reading; `stored` is what a scan found.
+    fn bucket(keys: u64, history: u64, attempted: u64, stored: &[u64]) -> Evidence {
+        let published = Published {
+            app: 0,
+            attempted,
+            acked: Ranges::of(0..attempted),
+            unknown: Ranges::default(),
+            refused: Ranges::default(),
+            kept: Some(Kept { keys, history }),
+        };
+        Evidence {
+            published: BTreeMap::from([(0, published)]),
+            stored: Some(sub(0, 0, &stored.iter().copied().collect())),
+            ..Evidence::default()
+        }
+    }
+
+    #[test]
+    fn of_a_bucket_the_last_puts_of_each_key_must_be_there_and_no_others() {
+        let counts = |evidence: &Evidence| {
+            let balance = balance(evidence);
+            (balance.explained, balance.lost_storage)
+        };
+        assert_eq!(counts(&bucket(3, 1, 8, &[5, 6, 7])), (5, 0));
+        assert_eq!(counts(&bucket(3, 2, 8, &[2, 3, 4, 5, 6, 7])), (2, 0));
+        assert_eq!(
+            counts(&bucket(10, 1, 4, &[0, 1, 2, 3])),
+            (0, 0),
+            "fewer puts than keys"
+        );
+        assert_eq!(
+            counts(&bucket(3, 1, 8, &[5, 7])),
+            (5, 1),
+            "the last put of a key is lost"
+        );
+        assert_eq!(
+            counts(&bucket(3, 2, 8, &[3, 4, 5, 6, 7])),
+            (2, 1),
+            "part of a history"
+        );
+
+        let mut evidence = bucket(2, 1, 6, &[3, 4]);
+        let publisher = |evidence: &mut Evidence, acked: &[u64], unknown: &[u64]| {
+            let published = evidence.published.get_mut(&0).expect("the publisher");
+            published.acked = set(&acked.iter().copied().collect());
+            published.unknown = set(&unknown.iter().copied().collect());
+        };
+        publisher(&mut evidence, &[0, 1, 2, 3, 4], &[]);
+        assert_eq!(
+            counts(&evidence),
+            (3, 0),
+            "put 5 was refused, so put 3 stays"
+        );
+        publisher(&mut evidence, &[0, 1, 2, 3, 4], &[5]);
+        assert_eq!(
+            counts(&evidence),
+            (3, 0),
+            "put 5 is not there, so it replaced nothing"
+        );
+        evidence.stored = Some(sub(0, 0, &BTreeSet::from([4, 5])));
+        assert_eq!(counts(&evidence), (4, 0), "it is there, and replaced put 3");
+        evidence.stored = Some(sub(0, 0, &BTreeSet::from([4])));
+        assert_eq!(
+            counts(&evidence),
+            (3, 1),
+            "put 3 is gone and nothing took its place"
+        );
+    }
+
+    #[test]
+    fn a_reader_of_a_bucket_misses_what_was_replaced_and_not_what_stayed() {
+        let mut evidence = bucket(2, 1, 6, &[]);
+        evidence.stored = None;
+        evidence.subscriptions = vec![sub(0, 0, &BTreeSet::from([1, 4, 5]))];
+        let of = balance(&evidence);
+        assert_eq!((of.lost_delivery, of.lost_storage, of.explained), (0, 0, 3));
+        evidence.subscriptions = vec![sub(0, 0, &BTreeSet::from([1, 4]))];
+        assert_eq!(balance(&evidence).lost_delivery, 1, "put 5 stays");
+        evidence.stored = Some(sub(0, 0, &BTreeSet::from([2, 4, 5])));
+        assert_eq!(
+            balance(&evidence).lost_delivery,
+            2,
+            "put 2 was found all the same"
+        );
     }
 
     #[test]
@@ -272,6 +417,8 @@ mod tests {
             attempted: 3,
             acked: Ranges::of(0..3),
             unknown: Ranges::default(),
+            refused: Ranges::default(),
+            kept: None,
         };
         let mut reader = sub(0, 0, &(0..4).collect());
         reader.duplicated = 2;
@@ -292,6 +439,44 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_bucket_that_does_as_it_says_has_lost_nothing(
+            keys in 1u64..6,
+            history in 1u64..4,
+            fates in prop::collection::vec(0u8..4, 0..60),
+            victim in any::<prop::sample::Index>(),
+        ) {
+            // 0 refused, 1 unknown and not stored, 2 unknown and stored, 3 acked.
+            let those = |wanted: &[u8]| -> BTreeSet<u64> {
+                let all = fates.iter().zip(0..);
+                all.filter(|(fate, _)| wanted.contains(fate)).map(|(_, i)| i).collect()
+            };
+            let mut kept: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+            for put in those(&[2, 3]) {
+                let of_key = kept.entry(put % keys).or_default();
+                of_key.push(put);
+                if of_key.len() as u64 > history {
+                    of_key.remove(0);
+                }
+            }
+            let mut stored: BTreeSet<u64> = kept.into_values().flatten().collect();
+            let mut evidence = bucket(keys, history, fates.len() as u64, &[]);
+            let published = evidence.published.get_mut(&0).expect("the publisher");
+            published.acked = set(&those(&[3]));
+            published.unknown = set(&those(&[1, 2]));
+            evidence.stored = Some(sub(0, 0, &stored));
+            let of = balance(&evidence);
+            prop_assert_eq!(of.lost_storage, 0);
+            prop_assert_eq!(of.explained, (&those(&[3]) - &stored).len() as u64);
+            // Any acked put that is missing from it is a loss.
+            let acked: Vec<u64> = (&stored & &those(&[3])).into_iter().collect();
+            if !acked.is_empty() {
+                stored.remove(victim.get(&acked));
+                evidence.stored = Some(sub(0, 0, &stored));
+                prop_assert_eq!(balance(&evidence).lost_storage, 1);
+            }
+        }
+
+        #[test]
         fn the_balance_equals_a_naive_one(
             acked in prop::collection::btree_set(0u64..60, 0..60),
             unknown in prop::collection::btree_set(0u64..60, 0..10),
@@ -300,10 +485,11 @@ mod tests {
         ) {
             let unknown: BTreeSet<u64> = unknown.difference(&acked).copied().collect();
             let evidence = Evidence {
-                published: BTreeMap::from([(3, Published { app: 1, attempted: 60, acked: set(&acked), unknown: set(&unknown) })]),
+                published: BTreeMap::from([(3, Published { app: 1, attempted: 60, acked: set(&acked), unknown: set(&unknown), ..Published::default() })]),
                 subscriptions: read.iter().map(|r| sub(1, 3, r)).collect(),
                 stored: stored.as_ref().map(|s| sub(0, 3, s)),
                 oldest_may_go: false,
+                atomic: false,
             };
             let got = balance(&evidence);
             let everyone = |s: &u64| !read.is_empty() && read.iter().all(|r| r.contains(s));

@@ -43,6 +43,14 @@ pub struct StreamConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_direct: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_rollup_hdrs: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_msg_ttl: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_atomic: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_batched: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub persist_mode: Option<PersistMode>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deny_delete: Option<bool>,

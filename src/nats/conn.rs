@@ -1,114 +1,91 @@
 //! The data plane's seam: bytes out, messages in, each with its time. Publishers, subscribers and
-//! acks go through here and nowhere else, so that a second protocol implementation can stand
-//! behind it. Today async-nats does, below its JetStream context.
+//! acks go through here and nowhere else. Two clients stand behind it and check each other: the
+//! wire client (`super::wire`), and async-nats below its JetStream context.
+//!
+//! A connection and all handles on it belong to one thread, inside a `LocalSet`.
+
+mod foreign;
+mod inbound;
+mod link;
+mod writes;
 
 use std::future::poll_fn;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow};
-use async_nats::message::OutboundMessage;
-use async_nats::{HeaderMap, Subject};
-use bytes::Bytes;
-use futures_util::{Sink, Stream};
+use anyhow::{anyhow, bail};
+use async_nats::Subject;
 
-/// A message to send.
-#[derive(Debug, Clone)]
-pub struct Outbound {
+pub use inbound::Inbound;
+pub use link::Link;
+pub(super) use writes::Writes;
+
+use super::endpoint::Endpoint;
+use super::wire::client as wire;
+use foreign::{Foreign, ForeignInbox};
+use std::sync::Arc;
+
+/// Which client carries a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// Our own protocol core.
+    Wire,
+    /// The official Rust client.
+    AsyncNats,
+}
+
+/// A message to send. Its payload is `body` after the sender's last touch.
+#[derive(Debug, Clone, Copy)]
+pub struct Outbound<'a> {
     /// Subject.
-    pub subject: Subject,
+    pub subject: &'a Subject,
     /// Where an answer goes.
-    pub reply: Option<Subject>,
-    /// Headers.
-    pub headers: Option<HeaderMap>,
+    pub reply: Option<&'a str>,
+    /// Headers, in order.
+    pub headers: &'a [(&'a str, &'a str)],
     /// Payload.
-    pub payload: Bytes,
+    pub body: &'a [u8],
 }
 
-/// A message that arrived.
-#[derive(Debug)]
-pub struct Inbound {
-    /// Subject.
-    pub subject: Subject,
-    /// Where an answer goes; of a JetStream delivery, where its ack goes.
-    pub reply: Option<Subject>,
-    /// Status of a control message: 100, 404, 503, …
-    pub status: Option<u16>,
-    /// What a control message says in words.
-    pub description: Option<String>,
-    /// Headers.
-    pub headers: Option<HeaderMap>,
-    /// Payload.
-    pub payload: Bytes,
-    /// When it was taken from the connection.
+/// The place of a message in what a connection sends; [`Conn::left`] says when it left.
+pub type Ticket = u64;
+
+/// When messages left a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// When their bytes were given to the socket (wire) or to the client (async-nats).
     pub at: Instant,
-}
-
-impl Inbound {
-    /// The value of a header as text.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .as_ref()?
-            .get(name)
-            .map(async_nats::HeaderValue::as_str)
-    }
-}
-
-/// What a connection has been through; fed by the event callback of the client.
-#[derive(Debug, Default)]
-pub struct Link {
-    down: AtomicBool,
-    cuts: AtomicU64,
-    dropped: AtomicU64,
-}
-
-impl Link {
-    /// Notes an event of async-nats.
-    pub fn on_event(&self, event: &async_nats::Event) {
-        match event {
-            async_nats::Event::Disconnected | async_nats::Event::Closed
-                if !self.down.swap(true, Ordering::Relaxed) =>
-            {
-                self.cuts.fetch_add(1, Ordering::Relaxed);
-            }
-            async_nats::Event::Connected => self.down.store(false, Ordering::Relaxed),
-            async_nats::Event::SlowConsumer(_) => {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
-            }
-            _ => {}
-        }
-    }
-
-    /// The connection is up.
-    pub fn is_up(&self) -> bool {
-        !self.down.load(Ordering::Relaxed)
-    }
-
-    /// How often it was cut. What was in flight at a cut is unknown.
-    pub fn cuts(&self) -> u64 {
-        self.cuts.load(Ordering::Relaxed)
-    }
-
-    /// Messages that the client itself dropped because nobody took them in time.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
-    }
+    /// For how long the socket had taken nothing until then, all in all.
+    pub blocked: Duration,
+    /// Everything up to this ticket left then, or before.
+    pub up_to: Ticket,
 }
 
 /// One connection. Cloning gives another handle on the same connection.
 #[derive(Clone)]
 pub struct Conn {
-    client: async_nats::Client,
+    inner: Inner,
     link: Arc<Link>,
 }
 
+#[derive(Clone)]
+enum Inner {
+    Wire(wire::Handle),
+    AsyncNats(Foreign),
+}
+
 impl Conn {
-    /// A connection over async-nats whose events are fed to `link`.
-    pub fn over_async_nats(client: async_nats::Client, link: Arc<Link>) -> Self {
-        Self { client, link }
+    /// Connects, within the endpoint's deadline. The wire client needs a `LocalSet` to live in.
+    ///
+    /// # Errors
+    /// Which server, with which credentials, why not, and the cure.
+    pub async fn connect(endpoint: &Endpoint, client: Client) -> anyhow::Result<Self> {
+        let link = Arc::new(Link::default());
+        let inner = match client {
+            Client::Wire => Inner::Wire(wire::connect(endpoint, link.clone()).await?),
+            Client::AsyncNats => Inner::AsyncNats(Foreign::connect(endpoint, link.clone()).await?),
+        };
+        Ok(Self { inner, link })
     }
 
     /// What the connection has been through.
@@ -116,135 +93,207 @@ impl Conn {
         &self.link
     }
 
-    /// The largest payload the server takes.
+    /// The largest payload the server takes, headers included.
     pub fn max_payload_bytes(&self) -> usize {
-        self.client.max_payload()
+        match &self.inner {
+            Inner::Wire(wire) => wire.max_payload_bytes(),
+            Inner::AsyncNats(foreign) => foreign.max_payload_bytes(),
+        }
     }
 
     /// A new inbox prefix, for replies below it.
     pub fn new_inbox(&self) -> String {
-        self.client.new_inbox()
+        match &self.inner {
+            Inner::Wire(wire) => wire.new_inbox(),
+            Inner::AsyncNats(foreign) => foreign.new_inbox(),
+        }
     }
 
     /// Subscribes; with `queue` as a member of that group.
     pub async fn subscribe(&self, subject: String, queue: Option<String>) -> anyhow::Result<Inbox> {
-        let subscriber = match queue {
-            Some(queue) => self.client.queue_subscribe(subject.clone(), queue).await,
-            None => self.client.subscribe(subject.clone()).await,
+        Ok(Inbox {
+            inner: match &self.inner {
+                Inner::Wire(wire) => InboxInner::Wire(wire.subscribe(subject, queue)),
+                Inner::AsyncNats(foreign) => {
+                    InboxInner::AsyncNats(foreign.subscribe(subject, queue).await?)
+                }
+            },
+        })
+    }
+
+    /// Whether the connection takes another message now; `Pending` while it is down, or has a full
+    /// buffer before a socket that takes nothing.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<anyhow::Result<()>> {
+        match &mut self.inner {
+            Inner::Wire(wire) => wire.poll_ready(cx),
+            Inner::AsyncNats(foreign) => foreign.poll_ready(cx),
         }
-        .with_context(|| format!("cannot subscribe to `{subject}`"))?;
-        Ok(Inbox { subscriber })
+    }
+
+    /// Hands over a message after [`Self::poll_ready`] said so. `touch` may change the payload, not
+    /// its length.
+    pub fn publish(
+        &mut self,
+        message: &Outbound<'_>,
+        touch: impl FnOnce(&mut [u8]),
+    ) -> anyhow::Result<Ticket> {
+        match &mut self.inner {
+            Inner::Wire(wire) => Ok(wire.publish(message, touch)),
+            Inner::AsyncNats(foreign) => foreign.publish(message, touch),
+        }
+    }
+
+    /// Sends to where a message wants its answer, such as the ack of a delivery, as soon as the
+    /// connection takes it. Nothing is sent when it wants none.
+    pub async fn answer(
+        &mut self,
+        to: &Inbound,
+        reply: Option<&str>,
+        body: &[u8],
+    ) -> anyhow::Result<()> {
+        match &mut self.inner {
+            Inner::Wire(wire) => wire.answer(to, reply, body).await,
+            Inner::AsyncNats(foreign) => foreign.answer(to, reply, body).await,
+        }
+    }
+
+    /// When the message of a ticket left; `None` while it has not.
+    pub fn left(&self, ticket: Ticket) -> Option<Left> {
+        match &self.inner {
+            Inner::Wire(wire) => wire.left(ticket),
+            Inner::AsyncNats(foreign) => foreign.left(ticket),
+        }
+    }
+
+    /// Since when the socket takes nothing; `None` while it does, or where that cannot be known.
+    pub fn blocked_since(&self) -> Option<Instant> {
+        match &self.inner {
+            Inner::Wire(wire) => wire.blocked_since(),
+            Inner::AsyncNats(_) => None,
+        }
+    }
+
+    /// For how long the socket has taken nothing, all in all; zero where that cannot be known.
+    pub fn blocked(&self) -> Duration {
+        match &self.inner {
+            Inner::Wire(wire) => wire.blocked(),
+            Inner::AsyncNats(_) => Duration::ZERO,
+        }
+    }
+
+    /// The client tells exactly when its socket took nothing.
+    pub fn knows_its_socket(&self) -> bool {
+        matches!(self.inner, Inner::Wire(_))
     }
 
     /// Sends one message as soon as the connection takes it.
-    pub async fn send(&mut self, message: Outbound) -> anyhow::Result<()> {
+    pub async fn send(&mut self, message: &Outbound<'_>) -> anyhow::Result<()> {
         poll_fn(|cx| self.poll_ready(cx)).await?;
-        self.start_send(message)
-    }
-
-    /// Whether the connection takes another message now; `Pending` while its queue is full: its
-    /// socket takes no bytes, or its task had no turn on this thread. Never for the event loop's own
-    /// reasons, which would look like a target that is full.
-    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<anyhow::Result<()>> {
-        let client = &mut self.client;
-        let ready = tokio::task::unconstrained(poll_fn(|cx| Pin::new(&mut *client).poll_ready(cx)));
-        std::pin::pin!(ready)
-            .poll(cx)
-            .map_err(|e| anyhow!("connection closed: {e}"))
-    }
-
-    /// Hands over a message after [`Self::poll_ready`] said so.
-    pub fn start_send(&mut self, message: Outbound) -> anyhow::Result<()> {
-        Pin::new(&mut self.client)
-            .start_send(OutboundMessage {
-                subject: message.subject,
-                reply: message.reply,
-                payload: message.payload,
-                headers: message.headers,
-            })
-            .map_err(|e| anyhow!("cannot publish: {e}"))
+        self.publish(message, |_| {}).map(|_| ())
     }
 
     /// A request with one answer, on an inbox of its own.
+    ///
+    /// # Errors
+    /// Nobody took it, or no answer came in time.
     pub async fn request(
         &self,
-        subject: String,
-        payload: Bytes,
+        subject: &str,
+        body: &[u8],
         timeout: Duration,
     ) -> anyhow::Result<Inbound> {
-        let request = async_nats::Request::new()
-            .payload(payload)
-            .timeout(Some(timeout));
-        let answer = self
-            .client
-            .send_request(subject.clone(), request)
-            .await
-            .with_context(|| format!("request to `{subject}`"))?;
-        Ok(inbound(answer))
+        let reply = self.new_inbox();
+        let mut own = self.subscribe(reply.clone(), None).await?;
+        let message = Outbound {
+            subject: &subject.into(),
+            reply: Some(&reply),
+            headers: &[],
+            body,
+        };
+        let mut conn = self.clone();
+        let ask = async {
+            conn.send(&message).await?;
+            anyhow::Ok(own.next().await)
+        };
+        match tokio::time::timeout(timeout, ask).await {
+            Ok(Ok(Some(answer))) if answer.status() == Some(503) => {
+                bail!("request to `{subject}`: nobody answers there")
+            }
+            Ok(Ok(Some(answer))) => Ok(answer),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(None)) => bail!("request to `{subject}`: the connection closed"),
+            Err(_) => bail!(
+                "request to `{subject}`: no answer within {timeout:?}{}",
+                self.link.said()
+            ),
+        }
     }
 
     /// A message to ourselves and back, through the server: proof that both directions work.
     pub async fn round_trip(&self, timeout: Duration) -> anyhow::Result<Duration> {
-        let inbox = self.new_inbox();
-        let mut own = self.subscribe(inbox.clone(), None).await?;
+        let inbox = Subject::from(self.new_inbox());
+        let mut own = self.subscribe(inbox.to_string(), None).await?;
         let begun = Instant::now();
         let probe = Outbound {
-            subject: inbox.into(),
+            subject: &inbox,
             reply: None,
-            headers: None,
-            payload: Bytes::new(),
+            headers: &[],
+            body: &[],
         };
-        self.clone().send(probe).await?;
-        let answer = tokio::time::timeout(timeout, own.next()).await;
-        match answer {
-            Ok(Some(answer)) => Ok(answer.at - begun),
-            Ok(None) => Err(anyhow!("the connection closed during the probe")),
-            Err(_) => Err(anyhow!("no answer to a core round trip within {timeout:?}")),
+        let mut conn = self.clone();
+        let probed = async {
+            conn.send(&probe).await?;
+            anyhow::Ok(own.next().await)
+        };
+        match tokio::time::timeout(timeout, probed).await {
+            Ok(Ok(Some(answer))) => Ok(answer.at - begun),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(None)) => Err(anyhow!("the connection closed during the probe")),
+            Err(_) => Err(anyhow!(
+                "no answer to a core round trip within {timeout:?}{}",
+                self.link.said()
+            )),
         }
     }
 
     /// Waits until everything handed over is in the socket.
     pub async fn flush(&self) -> anyhow::Result<()> {
-        self.client
-            .flush()
-            .await
-            .map_err(|e| anyhow!("cannot flush: {e}"))
+        match &self.inner {
+            Inner::Wire(wire) => wire.flush().await,
+            Inner::AsyncNats(foreign) => foreign.flush().await,
+        }
     }
 
     /// Closes the connection after what was handed over is sent.
     pub async fn close(self) {
-        // A connection that is already gone is closed enough.
-        let _ = self.client.drain().await;
+        match self.inner {
+            Inner::Wire(wire) => wire.close().await,
+            Inner::AsyncNats(foreign) => foreign.close().await,
+        }
     }
 }
 
-/// A subscription.
+/// A subscription; ends when it is dropped.
 pub struct Inbox {
-    subscriber: async_nats::Subscriber,
+    inner: InboxInner,
+}
+
+enum InboxInner {
+    Wire(wire::Subscription),
+    AsyncNats(ForeignInbox),
 }
 
 impl Inbox {
     /// The next message; `None` after the connection or the subscription ended.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Inbound>> {
-        Pin::new(&mut self.subscriber)
-            .poll_next(cx)
-            .map(|m| m.map(inbound))
+        match &mut self.inner {
+            InboxInner::Wire(wire) => wire.poll_next(cx),
+            InboxInner::AsyncNats(foreign) => foreign.poll_next(cx),
+        }
     }
 
     /// The next message; `None` after the connection or the subscription ended.
     pub async fn next(&mut self) -> Option<Inbound> {
         poll_fn(|cx| self.poll_next(cx)).await
-    }
-}
-
-fn inbound(message: async_nats::Message) -> Inbound {
-    Inbound {
-        subject: message.subject,
-        reply: message.reply,
-        status: message.status.map(|s| s.as_u16()),
-        description: message.description,
-        headers: message.headers,
-        payload: message.payload,
-        at: Instant::now(),
     }
 }

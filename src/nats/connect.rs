@@ -6,7 +6,7 @@
 
 use std::error::Error as _;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Mutex, Once};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use anyhow::Result;
 pub use async_nats::Event;
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
 
+use super::dial_error::{AUTHORIZATION_VIOLATION, DialError};
 use super::endpoint::{Auth, Endpoint, Tls};
 use crate::error::{environment, usage};
 use crate::secret::Secret;
@@ -40,6 +41,9 @@ pub fn connect_options(endpoint: &Endpoint) -> Result<ConnectOptions> {
     if endpoint.ignore_discovered_servers {
         options = options.ignore_discovered_servers();
     }
+    if let Some(every) = endpoint.ping_every {
+        options = options.ping_interval(every);
+    }
     if let Some(prefix) = &endpoint.inbox_prefix {
         options = options.custom_inbox_prefix(prefix);
     }
@@ -63,6 +67,17 @@ pub async fn connect_with_events(
         }
         std::future::ready(())
     });
+    let addresses = addresses(endpoint)?;
+    let explained = |cause: DialError| environment(cause.explain(&endpoint.redacted(), endpoint));
+    match tokio::time::timeout(overall_timeout(endpoint), options.connect(addresses)).await {
+        Ok(Ok(client)) => Ok(client),
+        Ok(Err(error)) => Err(explained(cause(&error))),
+        Err(_) => Err(explained(DialError::Timeout)),
+    }
+}
+
+/// The servers of an endpoint, at least one.
+pub(super) fn addresses(endpoint: &Endpoint) -> Result<Vec<ServerAddr>> {
     let addresses: Vec<ServerAddr> = endpoint
         .urls
         .iter()
@@ -79,57 +94,67 @@ pub async fn connect_with_events(
             "there is no server to connect to: give at least one URL",
         ));
     }
-    let overall = endpoint
+    Ok(addresses)
+}
+
+/// How long the first connection may take, every server tried once.
+pub(super) fn overall_timeout(endpoint: &Endpoint) -> Duration {
+    let servers = u32::try_from(endpoint.urls.len()).unwrap_or(u32::MAX);
+    endpoint
         .deadline
-        .max(attempt_timeout(endpoint) * addresses.len() as u32);
-    match tokio::time::timeout(overall, options.connect(addresses)).await {
-        Ok(Ok(client)) => Ok(client),
-        Ok(Err(error)) => Err(environment(explain(&error, endpoint))),
-        Err(_) => Err(environment(explain(
-            &ConnectError::new(ConnectErrorKind::TimedOut),
-            endpoint,
-        ))),
-    }
+        .max(attempt_timeout(endpoint).saturating_mul(servers))
 }
 
 /// One server's share of the deadline, so that a dead one in the list does not use up all of it.
-fn attempt_timeout(endpoint: &Endpoint) -> Duration {
+pub(super) fn attempt_timeout(endpoint: &Endpoint) -> Duration {
     let servers = u32::try_from(endpoint.urls.len().max(1)).unwrap_or(u32::MAX);
     (endpoint.deadline / servers).max(Duration::from_secs(1).min(endpoint.deadline))
 }
 
 fn with_auth(options: ConnectOptions, auth: &Auth) -> Result<ConnectOptions> {
-    let from_text = |options: ConnectOptions, text: &str| {
-        options.credentials(text).map_err(|_| {
-            usage(format!(
-                "{} cannot be used: they need a JWT and a seed between their BEGIN and END \
-                 lines, as `nsc generate creds` writes them",
-                auth.describe()
-            ))
-        })
-    };
+    if let Some(text) = creds_text(auth)? {
+        return options
+            .credentials(text.expose())
+            .map_err(|_| unusable_creds(auth));
+    }
     Ok(match auth {
-        Auth::None => options,
         Auth::UserPassword { user, password } => {
             options.user_and_password(user.clone(), password.expose().to_owned())
         }
         Auth::Token(token) => options.token(token.expose().to_owned()),
         Auth::NKey(seed) => options.nkey(seed.expose().to_owned()),
-        Auth::CredsFile(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| usage(format!("credentials file {}: {error}", path.display())))?;
-            from_text(options, &text)?
-        }
-        Auth::CredsText(text) => from_text(options, text.expose())?,
-        Auth::UserJwt {
-            jwt,
-            seed: Some(seed),
-        } => from_text(options, decorated(jwt, seed).expose())?,
         // A bearer JWT: the server does not look at the signature.
         Auth::UserJwt { jwt, seed: None } => {
             options.jwt(jwt.expose().to_owned(), |_| async { Ok(Vec::new()) })
         }
+        _ => options,
     })
+}
+
+/// Credentials that are a JWT with a seed, as the text of a `.creds` file; `None` of other kinds.
+pub(super) fn creds_text(auth: &Auth) -> Result<Option<Secret>> {
+    Ok(match auth {
+        Auth::CredsFile(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| usage(format!("credentials file {}: {error}", path.display())))?;
+            Some(Secret::new(text))
+        }
+        Auth::CredsText(text) => Some(text.clone()),
+        Auth::UserJwt {
+            jwt,
+            seed: Some(seed),
+        } => Some(decorated(jwt, seed)),
+        _ => None,
+    })
+}
+
+/// The text of a `.creds` file is not one.
+pub(super) fn unusable_creds(auth: &Auth) -> anyhow::Error {
+    usage(format!(
+        "{} cannot be used: they need a JWT and a seed between their BEGIN and END lines, as \
+         `nsc generate creds` writes them",
+        auth.describe()
+    ))
 }
 
 /// A JWT and its seed in the form of a `.creds` file.
@@ -144,21 +169,11 @@ fn decorated(jwt: &Secret, seed: &Secret) -> Secret {
 
 fn with_tls(mut options: ConnectOptions, tls: &Tls) -> Result<ConnectOptions> {
     if let Some(ca) = &tls.ca {
-        check_pem("CA", ca, "CERTIFICATE-----")?;
+        read_pem("CA", ca, "CERTIFICATE-----")?;
         options = options.add_root_certificates(ca.clone());
     }
-    match (&tls.cert, &tls.key) {
-        (None, None) => {}
-        (Some(cert), Some(key)) => {
-            check_pem("client certificate", cert, "CERTIFICATE-----")?;
-            check_pem("client key", key, "PRIVATE KEY-----")?;
-            options = options.add_client_certificate(cert.clone(), key.clone());
-        }
-        _ => {
-            return Err(usage(
-                "TLS client authentication needs both a certificate and its key; one is missing",
-            ));
-        }
+    if let Some((cert, key)) = client_pair(tls)? {
+        options = options.add_client_certificate(cert.path.clone(), key.path.clone());
     }
     if tls.first {
         options = options.tls_first();
@@ -166,12 +181,32 @@ fn with_tls(mut options: ConnectOptions, tls: &Tls) -> Result<ConnectOptions> {
     Ok(options.require_tls(tls.must()))
 }
 
-/// The client library takes a file without any certificate for an empty list.
-fn check_pem(what: &str, path: &Path, label: &str) -> Result<()> {
-    let text = std::fs::read(path)
+/// A PEM file that was read.
+pub(super) struct Pem<'a> {
+    pub(super) path: &'a PathBuf,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// The client's certificate and its key, where there are any.
+pub(super) fn client_pair(tls: &Tls) -> Result<Option<(Pem<'_>, Pem<'_>)>> {
+    match (&tls.cert, &tls.key) {
+        (None, None) => Ok(None),
+        (Some(cert), Some(key)) => Ok(Some((
+            read_pem("client certificate", cert, "CERTIFICATE-----")?,
+            read_pem("client key", key, "PRIVATE KEY-----")?,
+        ))),
+        _ => Err(usage(
+            "TLS client authentication needs both a certificate and its key; one is missing",
+        )),
+    }
+}
+
+/// The client libraries take a file without any certificate for an empty list.
+pub(super) fn read_pem<'a>(what: &str, path: &'a PathBuf, label: &str) -> Result<Pem<'a>> {
+    let bytes = std::fs::read(path)
         .map_err(|error| usage(format!("TLS {what} {}: {error}", path.display())))?;
-    if String::from_utf8_lossy(&text).contains(label) {
-        Ok(())
+    if String::from_utf8_lossy(&bytes).contains(label) {
+        Ok(Pem { path, bytes })
     } else {
         Err(usage(format!(
             "TLS {what} {} holds no PEM block `-----BEGIN … {label}`",
@@ -180,100 +215,35 @@ fn check_pem(what: &str, path: &Path, label: &str) -> Result<()> {
     }
 }
 
-/// Why a connection could not be made, and the cure, without a secret.
-fn explain(error: &ConnectError, endpoint: &Endpoint) -> String {
-    let servers = endpoint.redacted();
+/// The cause behind an error of async-nats, whose kinds are coarser than its sources.
+fn cause(error: &ConnectError) -> DialError {
     let source = error.source();
     let io = source.and_then(|source| source.downcast_ref::<io::Error>());
     let tls = io
         .and_then(io::Error::get_ref)
         .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match error.kind() {
-        ConnectErrorKind::AuthorizationViolation => match &endpoint.auth {
-            Auth::None => format!(
-                "{servers} wants credentials and none were given; give --creds, --user with \
-                 --password, --token, --nkey or --context"
-            ),
-            auth => format!(
-                "{servers} does not let in {}; check the credentials and the account",
-                auth.describe()
-            ),
-        },
-        ConnectErrorKind::Authentication => format!(
-            "{servers}: {} cannot sign the server's challenge; check the seed",
-            endpoint.auth.describe()
+    match (error.kind(), tls) {
+        (ConnectErrorKind::AuthorizationViolation, _) => {
+            DialError::Unauthorized(AUTHORIZATION_VIOLATION.to_owned())
+        }
+        (ConnectErrorKind::Authentication, _) => DialError::Signing,
+        (ConnectErrorKind::TimedOut, _) => DialError::Timeout,
+        (ConnectErrorKind::Dns, _) => DialError::Dns,
+        (ConnectErrorKind::Tls, _) => DialError::TlsSetup(
+            source.map_or_else(|| "no reason given".to_owned(), ToString::to_string),
         ),
-        ConnectErrorKind::TimedOut => format!(
-            "{servers} did not answer within {}; check host, port and firewall{}",
-            crate::units::human_duration(endpoint.deadline),
-            if endpoint.tls.first {
-                ""
-            } else {
-                " (a server with handshake_first needs tls.first)"
-            }
-        ),
-        ConnectErrorKind::Dns => format!("{servers}: the host name cannot be resolved; check it"),
-        ConnectErrorKind::Tls => format!(
-            "{servers}: TLS cannot be set up: {}",
-            source.map_or_else(|| "no reason given".to_owned(), ToString::to_string)
-        ),
-        _ if tls.is_some() => format!(
-            "{servers}: TLS failed: {}",
-            tls.map_or_else(String::new, |tls| explain_tls(tls, endpoint))
-        ),
-        _ if io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused) => format!(
-            "nothing listens at {servers} (connection refused); start the server or correct the \
-             address"
-        ),
-        _ => format!("{servers} cannot be connected to: {error}"),
-    }
-}
-
-fn explain_tls(error: &rustls::Error, endpoint: &Endpoint) -> String {
-    use rustls::{AlertDescription, CertificateError, Error};
-    match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => match &endpoint.tls.ca {
-            Some(ca) => format!(
-                "the server's certificate was not issued by {}; give the right --tlsca",
-                ca.display()
-            ),
-            None => "the server's certificate was not issued by an authority this machine \
-                     trusts; give its CA with --tlsca"
-                .to_owned(),
-        },
-        Error::InvalidCertificate(
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => format!(
-            "the server's certificate is not made out for this host; use a name that is in it \
-             ({error})"
-        ),
-        Error::AlertReceived(
-            AlertDescription::CertificateRequired
-            | AlertDescription::BadCertificate
-            | AlertDescription::UnknownCA
-            | AlertDescription::HandshakeFailure,
-        ) => format!(
-            "the server does not accept {}; give --tlscert and --tlskey of a certificate it \
-             trusts",
-            match &endpoint.tls.cert {
-                Some(cert) => format!("the client certificate {}", cert.display()),
-                None => "a client without a certificate".to_owned(),
-            }
-        ),
-        Error::InvalidMessage(_) => format!(
-            "the server does not speak TLS {}",
-            if endpoint.tls.first {
-                "before its greeting; leave out tls.first"
-            } else {
-                "on this port; use nats:// without TLS keys, or the right port"
-            }
-        ),
-        other => other.to_string(),
+        (_, Some(tls)) => DialError::Tls(tls.clone()),
+        _ if io.is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused) => {
+            DialError::Refused
+        }
+        _ => DialError::Other(error.to_string()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]

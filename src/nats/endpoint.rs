@@ -41,6 +41,8 @@ pub struct Endpoint {
     pub ignore_discovered_servers: bool,
     /// How long the first connection may take, all URLs together.
     pub deadline: Duration,
+    /// How often the server is asked whether it is there; the client's own when `None`.
+    pub ping_every: Option<Duration>,
 }
 
 /// Credentials of one kind.
@@ -124,6 +126,7 @@ impl Default for Endpoint {
             name: "jsbench".to_owned(),
             ignore_discovered_servers: false,
             deadline: DEFAULT_DEADLINE,
+            ping_every: None,
         }
     }
 }

@@ -7,13 +7,13 @@
 //! Protocol: nats-architecture-and-design ADR-13 (pull), ADR-15/17 (ordered), the server's
 //! `$JS.ACK` reply subjects in both forms.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use async_nats::Subject;
-use bytes::Bytes;
 use serde_json::json;
 use tokio::time::{Sleep, sleep};
 
@@ -32,6 +32,8 @@ pub enum Source {
     Core {
         /// Subject, wildcards allowed.
         subject: String,
+        /// Queue group.
+        group: Option<String>,
     },
     /// A push consumer that is there.
     Push {
@@ -50,6 +52,8 @@ pub enum Source {
         consumer: String,
         /// Messages per request.
         batch: u32,
+        /// Ask again when all of a batch came, and not when half of it did.
+        fetch: bool,
     },
     /// An ephemeral consumer of our own that is made anew behind a gap.
     Ordered {
@@ -71,14 +75,8 @@ pub enum Source {
 /// A delivery.
 #[derive(Debug)]
 pub struct Delivery {
-    /// Subject it was published to.
-    pub subject: Subject,
-    /// Where its ack goes; `None` for core messages.
-    pub reply: Option<Subject>,
-    /// Payload.
-    pub payload: Bytes,
-    /// When it was taken from the connection.
-    pub at: Instant,
+    /// The message; its reply subject takes the ack.
+    pub message: Inbound,
     /// What JetStream says of it; `None` for core messages.
     pub meta: Option<Meta>,
 }
@@ -99,23 +97,56 @@ pub struct Meta {
 impl Meta {
     /// Reads `$JS.ACK.<stream>.<consumer>.<delivered>.<sseq>.<cseq>.<time>.<pending>`, or the form
     /// with domain and account before the stream and a token behind.
-    pub fn parse(reply: &str) -> Option<Self> {
-        let rest = reply.strip_prefix("$JS.ACK.")?;
-        let tokens = rest.bytes().filter(|b| *b == b'.').count() + 1;
-        let mut fields = rest.split('.').skip(match tokens {
+    pub fn parse(reply: &[u8]) -> Option<Self> {
+        const MAX_TOKENS: usize = 12;
+        let rest = reply.strip_prefix(b"$JS.ACK.")?;
+        // Where each token ends.
+        let (mut ends, mut tokens) = ([rest.len(); MAX_TOKENS], 0);
+        for dot in memchr::memchr_iter(b'.', rest) {
+            *ends.get_mut(tokens)? = dot;
+            tokens += 1;
+        }
+        let first = match tokens + 1 {
             7 => 2,
-            9.. => 4,
+            9..=MAX_TOKENS => 4,
             _ => return None,
-        });
-        let mut number = || fields.next()?.parse().ok();
-        let (delivered, stream_sequence, consumer_sequence, _time) =
-            (number()?, number()?, number()?, number()?);
+        };
+        let field = |i: usize| number(&rest[ends[first + i - 1] + 1..ends[first + i]]);
         Some(Self {
-            delivered,
-            stream_sequence,
-            consumer_sequence,
-            pending: number()?,
+            delivered: field(0)?,
+            stream_sequence: field(1)?,
+            consumer_sequence: field(2)?,
+            pending: field(4)?,
         })
+    }
+}
+
+/// A decimal number of at most 19 digits.
+fn number(digits: &[u8]) -> Option<u64> {
+    if !matches!(digits.len(), 1..=19) {
+        return None;
+    }
+    digits.iter().try_fold(0, |sum: u64, digit| {
+        let digit = digit.wrapping_sub(b'0');
+        (digit < 10).then(|| sum * 10 + u64::from(digit))
+    })
+}
+
+/// What the feed itself has to say.
+struct Saying {
+    subject: Subject,
+    reply: Option<Subject>,
+    body: String,
+}
+
+impl Saying {
+    fn message(&self) -> Outbound<'_> {
+        Outbound {
+            subject: &self.subject,
+            reply: self.reply.as_deref(),
+            headers: &[],
+            body: self.body.as_bytes(),
+        }
     }
 }
 
@@ -127,7 +158,7 @@ pub struct Feed {
     cuts_seen: u64,
     state: State,
     watchdog: std::pin::Pin<Box<Sleep>>,
-    outbox: Vec<Outbound>,
+    outbox: VecDeque<Saying>,
 }
 
 enum State {
@@ -151,7 +182,7 @@ struct Order {
 
 /// What a control message or a delivery means for the feed.
 enum Step {
-    Deliver(Box<Delivery>),
+    Deliver(Delivery),
     Nothing,
     Recreate,
 }
@@ -161,9 +192,10 @@ impl Feed {
     pub async fn attach(mut conn: Conn, source: Source) -> anyhow::Result<Self> {
         let cuts_seen = conn.link().cuts();
         let (inbox, state) = match &source {
-            Source::Core { subject } => {
-                (conn.subscribe(subject.clone(), None).await?, State::Passive)
-            }
+            Source::Core { subject, group } => (
+                conn.subscribe(subject.clone(), group.clone()).await?,
+                State::Passive,
+            ),
             Source::Push {
                 deliver_subject,
                 group,
@@ -204,12 +236,12 @@ impl Feed {
             cuts_seen,
             state,
             watchdog: Box::pin(sleep(HEARTBEAT)),
-            outbox: Vec::new(),
+            outbox: VecDeque::new(),
             conn: conn.clone(),
         };
         feed.renew_pull();
-        for message in std::mem::take(&mut feed.outbox) {
-            conn.send(message).await?;
+        for saying in std::mem::take(&mut feed.outbox) {
+            conn.send(&saying.message()).await?;
         }
         Ok(feed)
     }
@@ -227,7 +259,7 @@ impl Feed {
         loop {
             match poll_fn(|cx| self.poll_step(cx)).await? {
                 None => return Ok(None),
-                Some(Step::Deliver(delivery)) => return Ok(Some(*delivery)),
+                Some(Step::Deliver(delivery)) => return Ok(Some(delivery)),
                 Some(Step::Nothing) => {}
                 Some(Step::Recreate) => self.recreate().await?,
             }
@@ -236,11 +268,11 @@ impl Feed {
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<anyhow::Result<Option<Step>>> {
         self.after_a_cut();
-        while !self.outbox.is_empty() {
+        while let Some(saying) = self.outbox.front() {
             match self.conn.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {
-                    let message = self.outbox.remove(0);
-                    self.conn.start_send(message)?;
+                    self.conn.publish(&saying.message(), |_| {})?;
+                    self.outbox.pop_front();
                 }
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
                 Poll::Pending => break,
@@ -298,7 +330,7 @@ impl Feed {
 
     fn renew_pull(&mut self) {
         let (
-            Source::Pull { batch, .. },
+            Source::Pull { batch, fetch, .. },
             State::Pull {
                 subject,
                 reply,
@@ -309,7 +341,7 @@ impl Feed {
         else {
             return;
         };
-        if *outstanding > batch / 2 {
+        if *outstanding > if *fetch { 0 } else { batch / 2 } {
             return;
         }
         let ask = batch - *outstanding;
@@ -318,11 +350,10 @@ impl Feed {
             "{{\"batch\":{ask},\"expires\":{}}}",
             PULL_EXPIRES.as_nanos()
         );
-        self.outbox.push(Outbound {
+        self.outbox.push_back(Saying {
             subject: subject.clone(),
             reply: Some(reply.clone()),
-            headers: None,
-            payload: request.into(),
+            body: request,
         });
     }
 
@@ -330,12 +361,12 @@ impl Feed {
         if let State::Pull { heard, .. } = &mut self.state {
             *heard = message.at;
         }
-        if let Some(status) = message.status
-            && message.payload.is_empty()
+        if let Some(status) = message.status()
+            && message.payload().is_empty()
         {
             return self.control(status, &message);
         }
-        let meta = message.reply.as_ref().and_then(|r| Meta::parse(r.as_str()));
+        let meta = message.reply().and_then(Meta::parse);
         match &mut self.state {
             State::Passive => {}
             State::Pull { outstanding, .. } => {
@@ -354,29 +385,21 @@ impl Feed {
                 order.last_stream = meta.stream_sequence;
             }
         }
-        let reply = if meta.is_some() { message.reply } else { None };
-        Ok(Step::Deliver(Box::new(Delivery {
-            subject: message.subject,
-            reply,
-            payload: message.payload,
-            at: message.at,
-            meta,
-        })))
+        Ok(Step::Deliver(Delivery { message, meta }))
     }
 
     fn control(&mut self, status: u16, message: &Inbound) -> anyhow::Result<Step> {
         match (status, &mut self.state) {
             (100, state) => {
-                let stalled = message.header("Nats-Consumer-Stalled").map(str::to_owned);
+                let stalled = message.header("Nats-Consumer-Stalled").map(str::as_bytes);
                 let last = message
                     .header("Nats-Last-Consumer")
                     .and_then(|v| v.parse::<u64>().ok());
-                if let Some(subject) = message.reply.clone().or(stalled.map(Subject::from)) {
-                    self.outbox.push(Outbound {
-                        subject,
+                if let Some(subject) = message.reply().or(stalled) {
+                    self.outbox.push_back(Saying {
+                        subject: String::from_utf8_lossy(subject).into_owned().into(),
                         reply: None,
-                        headers: None,
-                        payload: Bytes::new(),
+                        body: String::new(),
                     });
                 }
                 if let State::Ordered(order) = state {
@@ -388,7 +411,7 @@ impl Feed {
                 Ok(Step::Nothing)
             }
             (408 | 404 | 409, State::Pull { outstanding, .. }) => {
-                let why = message.description.as_deref().unwrap_or_default();
+                let why = message.description();
                 if why.contains("Consumer Deleted") || why.contains("push based") {
                     bail!("the server ended the pull: {why}");
                 }
@@ -429,7 +452,7 @@ impl Feed {
             // It may be gone already, which is why we are here.
             let _ = self
                 .conn
-                .request(subject, Bytes::new(), Duration::from_millis(500))
+                .request(&subject, b"", Duration::from_millis(500))
                 .await;
         }
         for _ in 0..30 {
@@ -488,10 +511,10 @@ async fn order(
     let body = json!({"stream_name": stream, "config": config, "action": "create"});
     let subject = format!("{api_prefix}.CONSUMER.CREATE.{stream}.{name}.{filter}");
     let answer = conn
-        .request(subject, body.to_string().into(), API_TIMEOUT)
+        .request(&subject, body.to_string().as_bytes(), API_TIMEOUT)
         .await?;
-    let answer: serde_json::Value =
-        serde_json::from_slice(&answer.payload).context("answer of CONSUMER.CREATE is not JSON")?;
+    let answer: serde_json::Value = serde_json::from_slice(answer.payload())
+        .context("answer of CONSUMER.CREATE is not JSON")?;
     if let Some(error) = answer.get("error") {
         bail!("cannot make ordered consumer `{name}` on stream `{stream}`: {error}");
     }
@@ -518,15 +541,15 @@ mod tests {
             pending: 3,
         };
         assert_eq!(
-            Meta::parse("$JS.ACK.S.C.2.17.5.1700000000000000000.3"),
+            Meta::parse(b"$JS.ACK.S.C.2.17.5.1700000000000000000.3"),
             Some(expected)
         );
         assert_eq!(
-            Meta::parse("$JS.ACK.hub.ACC.S.C.2.17.5.1700000000000000000.3.x"),
+            Meta::parse(b"$JS.ACK.hub.ACC.S.C.2.17.5.1700000000000000000.3.x"),
             Some(expected)
         );
-        assert_eq!(Meta::parse("$JS.ACK.S.C.2.17"), None);
-        assert_eq!(Meta::parse("$JS.ACK.S.C.a.b.c.d.e"), None);
-        assert_eq!(Meta::parse("_INBOX.abc"), None);
+        assert_eq!(Meta::parse(b"$JS.ACK.S.C.2.17"), None);
+        assert_eq!(Meta::parse(b"$JS.ACK.S.C.a.b.c.d.e"), None);
+        assert_eq!(Meta::parse(b"_INBOX.abc"), None);
     }
 }

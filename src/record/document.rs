@@ -144,6 +144,25 @@ pub struct PublishRecord {
     pub acked_per_s: Option<f64>,
     /// In the window, of acked messages (of sent ones in core mode).
     pub payload_bytes_per_s: Option<f64>,
+    /// What an ack stands for; null where nothing is acked.
+    #[serde(default)]
+    pub ack: Option<AckOf>,
+    /// Messages sent once more on purpose, whole trial.
+    #[serde(default)]
+    pub repeated: Option<u64>,
+    /// Of them those that the server answered as duplicates.
+    #[serde(default)]
+    pub deduplicated: Option<u64>,
+}
+
+/// What an ack stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AckOf {
+    /// One message.
+    Message,
+    /// All messages of a group: what is measured of each is ack-group latency.
+    Group,
 }
 
 /// Deliveries of a trial.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::calibration::Calibration;
-use super::document::{Host, Ledger, Resources, ServerInfo, Status};
+use super::calibration::{self, Calibration};
+use super::document::{AckOf, Host, Ledger, Resources, ServerInfo, Status};
 use crate::measure::histogram::{LatencySummary, Metric};
 
 /// Schema of a manifest.
@@ -108,6 +108,7 @@ pub struct Manifest {
     /// Servers, as first read back; empty until they are ready.
     pub servers: Vec<ServerInfo>,
     /// The calibration this run relied on.
+    #[serde(default, deserialize_with = "calibration::of_manifest")]
     pub calibration: Option<Calibration>,
     /// The command that repeats this run.
     pub command: String,
@@ -170,6 +171,12 @@ pub struct CellRef {
     pub has_publishers: bool,
     /// Core publishing: no acks.
     pub core: bool,
+    /// What an ack stands for; `None` without acks, and in an older journal.
+    #[serde(default)]
+    pub ack: Option<AckOf>,
+    /// Which client library, over what; `None` in an older journal.
+    #[serde(default)]
+    pub client: Option<ClientRef>,
     /// Messages that all publishers together keep in flight at most; `None` in core mode.
     #[serde(default)]
     pub in_flight: Option<u64>,
@@ -194,6 +201,17 @@ pub struct CellRef {
     pub replicas: u8,
     /// What must hold.
     pub expectations: Vec<ExpectationRef>,
+}
+
+/// How the clients of a cell reach NATS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientRef {
+    /// `wire`, `async-nats`.
+    pub name: String,
+    /// Connections of the cell.
+    pub connections: u64,
+    /// Event loops of the cell, a thread each.
+    pub threads: u64,
 }
 
 /// An expectation of a cell, in base units.
@@ -394,6 +412,12 @@ pub struct TrialResult {
     pub unknown: Option<u64>,
     /// Refusals by cause.
     pub refused_causes: BTreeMap<String, u64>,
+    /// Messages sent once more on purpose; `None` where none were to be.
+    #[serde(default)]
+    pub repeated: Option<u64>,
+    /// Of them those that the server knew; `None` where it cannot tell.
+    #[serde(default)]
+    pub deduplicated: Option<u64>,
     /// (acked + prefilled) x subscriptions; `None` without consumers.
     pub expected: Option<u64>,
     /// Deliveries of our messages, redeliveries too.

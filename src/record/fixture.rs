@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::document::{Host, Ledger, LedgerVerdict, Resources, ServerInfo, Status};
+use super::document::{AckOf, Host, Ledger, LedgerVerdict, Resources, ServerInfo, Status};
 use super::event::{
-    CellRef, Counts, EffectiveConfig, ExpectationRef, Health, Interval, MANIFEST_SCHEMA, Machine,
-    Manifest, RunEvent, Sample, ScenarioRef, ServerSample, Tool, TrialResult,
+    CellRef, ClientRef, Counts, EffectiveConfig, ExpectationRef, Health, Interval, MANIFEST_SCHEMA,
+    Machine, Manifest, RunEvent, Sample, ScenarioRef, ServerSample, Tool, TrialResult,
 };
 use super::fold::{Fold, Run, encode_histogram};
 use crate::measure::histogram::{self, LatencySummary, Metric};
@@ -28,6 +28,12 @@ pub(crate) fn closed(id: &str, factors: &[(&str, &str)]) -> CellRef {
         has_consumers: true,
         has_publishers: true,
         core: false,
+        ack: Some(AckOf::Message),
+        client: Some(ClientRef {
+            name: "wire".into(),
+            connections: 6,
+            threads: 3,
+        }),
         in_flight: Some(1_000),
         program: None,
         spin: false,
@@ -113,6 +119,8 @@ pub(crate) fn result(trial: u32, acked: u64) -> TrialResult {
         refused: Some(0),
         unknown: Some(0),
         refused_causes: BTreeMap::new(),
+        repeated: None,
+        deduplicated: None,
         expected: Some(2 * acked),
         received: Some(2 * acked),
         unique: Some(2 * acked),

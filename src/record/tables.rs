@@ -78,6 +78,8 @@ fn trial_numbers(trial: &TrialRecord, closed_loop: Option<bool>) -> Vec<(String,
     rows.put("acked", publish.acked);
     rows.put("refused", publish.refused);
     rows.put("unknown", publish.unknown);
+    rows.put("repeated", publish.repeated);
+    rows.put("deduplicated", publish.deduplicated);
     rows.put("sent_per_s", publish.sent_per_s);
     rows.put("acked_per_s", publish.acked_per_s);
     rows.put("payload_bytes_per_s", publish.payload_bytes_per_s);

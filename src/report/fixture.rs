@@ -252,43 +252,51 @@ fn calibration() -> Calibration {
         optimised: true,
         host: host(),
         payload_bytes: 1_024,
-        ceilings: vec![
-            Ceiling {
-                workers: 1,
-                per_s: 210_000.0,
-                at_least: false,
-                cpu_ns_per_msg: Some(1_900.0),
+        clients: vec![ClientCalibration {
+            client: "wire".into(),
+            ceilings: vec![
+                Ceiling {
+                    threads: 1,
+                    per_s: 210_000.0,
+                    at_least: false,
+                    cpu_ns_per_msg: Some(1_900.0),
+                },
+                Ceiling {
+                    threads: 2,
+                    per_s: 260_000.0,
+                    at_least: true,
+                    cpu_ns_per_msg: Some(2_100.0),
+                },
+            ],
+            lags: vec![LagAt {
+                pacing: "sleep".into(),
+                rate_per_s: 10_000.0,
+                p50_ns: Some(52_000),
+                p99_ns: Some(181_000),
+                p999_ns: None,
+            }],
+            delays: vec![DelayCheck {
+                delay_ns: 5_000_000,
+                service_p50_ns: Some(5_090_000),
+                service_p90_ns: Some(5_110_000),
+                service_p99_ns: Some(5_400_000),
+                tolerance_ns: 300_000,
+                result: Outcome::Pass,
+            }],
+            stall: StallCheck {
+                stall_ns: 200_000_000,
+                every_ns: 1_000_000_000,
+                expected_p90_ns: 100_000_000,
+                response_p90_ns: Some(101_000_000),
+                expected_p99_ns: 190_000_000,
+                response_p99_ns: Some(189_000_000),
+                closed_loop_p99_ns: Some(210_000),
+                result: Outcome::Pass,
             },
-            Ceiling {
-                workers: 2,
-                per_s: 260_000.0,
-                at_least: true,
-                cpu_ns_per_msg: Some(2_100.0),
-            },
-        ],
-        lags: vec![LagAt {
-            pacing: "sleep".into(),
-            rate_per_s: 10_000.0,
-            p50_ns: Some(52_000),
-            p99_ns: Some(181_000),
-            p999_ns: None,
-        }],
-        delays: vec![DelayCheck {
-            delay_ns: 5_000_000,
-            service_p50_ns: Some(5_090_000),
-            tolerance_ns: 300_000,
             result: Outcome::Pass,
+            reasons: Vec::new(),
         }],
-        stall: StallCheck {
-            stall_ns: 200_000_000,
-            every_ns: 5_000_000_000,
-            expected_p99_ns: 150_000_000,
-            response_p99_ns: Some(149_000_000),
-            closed_loop_p99_ns: Some(210_000),
-            result: Outcome::Pass,
-        },
         result: Outcome::Pass,
-        reasons: Vec::new(),
     }
 }
 
@@ -306,6 +314,12 @@ fn cell_ref(layout: &str, rate: &str) -> CellRef {
         has_consumers: true,
         has_publishers: true,
         core: false,
+        ack: Some(AckOf::Message),
+        client: Some(ClientRef {
+            name: "wire".into(),
+            connections: 6,
+            threads: 3,
+        }),
         in_flight: Some(if closed_loop { 12 } else { 1_000 }),
         program: None,
         spin: false,
@@ -452,6 +466,9 @@ fn judged(
             sent_per_s: number_of(rate),
             acked_per_s: number_of(rate),
             payload_bytes_per_s: number_of(rate * 10_240.0),
+            ack: Some(AckOf::Message),
+            repeated: None,
+            deduplicated: None,
         },
         deliver: DeliverRecord {
             expected: some(acked * 10),

@@ -4,6 +4,7 @@
 use super::clean::markdown as md;
 use super::view::checks::Check;
 use super::view::figure::{AT_LEAST, AT_LEAST_SIGN, GREY, GREY_SIGN};
+use super::view::merged::ACK_GROUP_SIGN;
 use super::view::{SHARED_HOST, View};
 
 pub fn write(view: &View) -> Vec<u8> {
@@ -91,16 +92,19 @@ fn cells(view: &View) -> Vec<String> {
     };
     for cell in &view.cells {
         let row = &cell.row;
-        let closed = if cell.closed_loop { " c)" } else { "" };
+        let group = if cell.ack_groups { ACK_GROUP_SIGN } else { "" };
+        let response = if cell.closed_loop { "c" } else { group };
         out.push(format!(
-            "| {} | {}{} | {} | {} | {} | {}{closed} | {} | {} | {} of {} | {}{} |",
+            "| {} | {}{} | {} | {} | {}{} | {}{} | {} | {} | {} of {} | {}{} |",
             md(&cell.name),
             row.rate,
             sign(&cell.rate_mark),
             md(&row.interval),
             row.mb_per_s,
             md(&row.service_p50.text),
+            sign(group),
             md(&row.response_p99.text),
+            sign(response),
             row.lost,
             row.us_per_msg,
             cell.n,

@@ -2,7 +2,7 @@
 //! line; [`Live`] draws it as a bar on a terminal, and off a terminal hands out one plain line
 //! every 10 s. It judges nothing and keeps nothing; `cli` owns it and stderr.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::clean;
 use super::view::figure::{Figure, P99};
 use crate::measure::histogram::Metric;
+use crate::record::document::AckOf;
 use crate::record::event::{CellRef, Interval, RunEvent};
 use crate::units::{NS_PER_S, human_rate, thousands};
 
@@ -20,11 +21,19 @@ const LINE_EVERY_NS: u64 = 10 * NS_PER_S;
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
     planned: u32,
-    closed_loops: BTreeSet<String>,
+    kinds: BTreeMap<String, Kind>,
     done: u32,
     failed: u32,
     first_unix_ns: Option<u64>,
     now: Now,
+}
+
+/// What the latencies of a cell are worth, and how they are called.
+#[derive(Debug, Clone, Copy, Default)]
+struct Kind {
+    closed_loop: bool,
+    /// An ack stands for a group.
+    ack_groups: bool,
 }
 
 /// What happens at the moment.
@@ -34,11 +43,11 @@ enum Now {
     Starting,
     Preparing {
         cell: String,
-        closed_loop: bool,
+        kind: Kind,
     },
     Loading {
         cell: String,
-        closed_loop: bool,
+        kind: Kind,
         end_ns: Option<u64>,
         last: Option<Box<Interval>>,
     },
@@ -53,9 +62,12 @@ impl Progress {
         match event {
             RunEvent::RunStarted(manifest) => {
                 self.planned = manifest.planned_trials;
-                let closed = |cell: &&CellRef| cell.closed_loop && cell.has_publishers;
-                let cells = manifest.cells.iter().filter(closed);
-                self.closed_loops = cells.map(|cell| cell.id.clone()).collect();
+                let kind = |cell: &CellRef| Kind {
+                    closed_loop: cell.closed_loop && cell.has_publishers,
+                    ack_groups: cell.ack == Some(AckOf::Group),
+                };
+                let cells = manifest.cells.iter();
+                self.kinds = cells.map(|cell| (cell.id.clone(), kind(cell))).collect();
             }
             RunEvent::TrialStarted {
                 cell, at_unix_ns, ..
@@ -63,14 +75,14 @@ impl Progress {
                 self.first_unix_ns.get_or_insert(*at_unix_ns);
                 self.now = Now::Preparing {
                     cell: clean::shorten(&clean::line(cell), 24),
-                    closed_loop: self.closed_loops.contains(cell),
+                    kind: self.kinds.get(cell).copied().unwrap_or_default(),
                 };
             }
             RunEvent::LoadStarted { window_end_ns, .. } => {
-                if let Now::Preparing { cell, closed_loop } = &mut self.now {
+                if let Now::Preparing { cell, kind } = &mut self.now {
                     self.now = Now::Loading {
                         cell: std::mem::take(cell),
-                        closed_loop: *closed_loop,
+                        kind: *kind,
                         end_ns: *window_end_ns,
                         last: None,
                     };
@@ -118,18 +130,18 @@ impl Progress {
         let of = format!("{at}/{}", self.planned);
         let mut parts = match &self.now {
             Now::Starting => vec!["starting servers".to_owned()],
-            Now::Preparing { cell, closed_loop } => {
-                vec![of, name(cell, *closed_loop), "preparing".into()]
+            Now::Preparing { cell, kind } => {
+                vec![of, name(cell, kind.closed_loop), "preparing".into()]
             }
             Now::Loading {
                 cell,
-                closed_loop,
+                kind,
                 end_ns,
                 last,
             } => {
-                let mut parts = vec![of, name(cell, *closed_loop)];
+                let mut parts = vec![of, name(cell, kind.closed_loop)];
                 match last {
-                    Some(last) => parts.extend(loading(last, *end_ns)),
+                    Some(last) => parts.extend(loading(last, *end_ns, kind.ack_groups)),
                     None => parts.push("load begins".into()),
                 }
                 parts
@@ -173,7 +185,7 @@ fn name(cell: &str, closed_loop: bool) -> String {
 }
 
 /// Second, rates, p99 and what went wrong of one interval.
-fn loading(last: &Interval, end_ns: Option<u64>) -> Vec<String> {
+fn loading(last: &Interval, end_ns: Option<u64>, ack_groups: bool) -> Vec<String> {
     let seconds = |ns: u64| ns / NS_PER_S;
     let counts = &last.counts;
     let per_s = |count: u64| {
@@ -197,7 +209,11 @@ fn loading(last: &Interval, end_ns: Option<u64>) -> Vec<String> {
         .find(|(_, summary)| summary.is_some_and(|s| s.p99_ns.is_some()));
     if let Some((metric, summary)) = p99 {
         let figure = Figure::quantile(summary, P99).text.replace(' ', "");
-        parts.push(format!("{} p99 {figure}", metric.name()));
+        let name = match metric {
+            Metric::Service | Metric::Response if ack_groups => "ack-group",
+            metric => metric.name(),
+        };
+        parts.push(format!("{name} p99 {figure}"));
     }
     let errors = counts.refused + counts.unknown;
     if errors > 0 {
@@ -349,13 +365,29 @@ mod tests {
                 _ => (),
             }
         }
-        let mut progress = Progress::default();
-        for event in &all {
-            progress.apply(event);
+        let line = |all: &[RunEvent]| {
+            let mut progress = Progress::default();
+            for event in all {
+                progress.apply(event);
+            }
+            progress.line(40 * NS_PER_S)
+        };
+        let start = "2/12  shared-max (closed loop)  12s/35s  acked 4,998/s  ";
+        let shown = line(&all);
+        assert!(
+            shown.starts_with(&format!("{start}service p99 7.41ms")),
+            "{shown}"
+        );
+        if let RunEvent::RunStarted(manifest) = &mut all[0] {
+            for cell in &mut manifest.cells {
+                cell.ack = Some(AckOf::Group);
+            }
         }
-        let line = progress.line(40 * NS_PER_S);
-        let start = "2/12  shared-max (closed loop)  12s/35s  acked 4,998/s  service p99 7.41ms";
-        assert!(line.starts_with(start), "{line}");
+        let shown = line(&all);
+        assert!(
+            shown.starts_with(&format!("{start}ack-group p99 7.41ms")),
+            "{shown}"
+        );
     }
 
     #[test]

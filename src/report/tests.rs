@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::record::document::{
-    DeliverRecord, Estimate, LatencyRecord, Ledger, Outcome, PublishRecord, Record, Resources,
-    Status, Summary,
+    AckOf, DeliverRecord, Estimate, LatencyRecord, Ledger, Outcome, PublishRecord, Record,
+    Resources, Status, Summary,
 };
 use crate::record::fold::{Run, TrialEnd};
 
@@ -162,6 +162,61 @@ fn drains_and_core_publishing_say_what_their_rate_counts() {
     sample.1.cells[0].summary.acked_per_s = Estimate::default();
     sample.0.manifest.cells[1].core = true;
     insta::assert_snapshot!(text_of(Format::Text, &sample));
+}
+
+/// The cells whose acks stand for groups beside others.
+fn grouped() -> Sample {
+    let mut sample = fixture::sample();
+    for (cell, row) in sample.0.manifest.cells.iter_mut().zip(&mut sample.1.cells) {
+        if cell.factors["stream.layout"] == "per-app" {
+            cell.ack = Some(AckOf::Group);
+            let client = cell.client.as_mut().expect("a client");
+            client.name = "async-nats".into();
+            for trial in &mut row.trials {
+                trial.publish.ack = Some(AckOf::Group);
+            }
+        }
+    }
+    sample
+}
+
+#[test]
+fn acks_for_groups_have_a_latency_of_their_own_name() {
+    insta::assert_snapshot!(text_of(Format::Text, &grouped()));
+    let (run, record, answer) = &grouped();
+    let view = View::new(run, record, answer);
+    let names: Vec<Vec<&str>> = view
+        .cells
+        .iter()
+        .map(|cell| cell.latencies.iter().map(|latency| latency.name).collect())
+        .collect();
+    let (each, group) = ("service", "ack-group latency");
+    assert!(
+        names[0].contains(&each) && !names[0].contains(&group),
+        "{names:?}"
+    );
+    assert!(
+        names[2].contains(&group) && !names[2].contains(&each),
+        "{names:?}"
+    );
+    let page = text_of(Format::Html, &grouped());
+    assert!(page.contains("p99 ack-group latency") && page.contains(" g)"));
+    let markdown = text_of(Format::Markdown, &grouped());
+    assert!(markdown.contains(" g)") && markdown.contains("ack-group latency"));
+    let clients: Vec<&str> = view
+        .method
+        .facts
+        .iter()
+        .filter(|f| f.0 == "Client")
+        .map(|f| f.1.as_str())
+        .collect();
+    assert_eq!(
+        clients,
+        [
+            "wire (jsbench's own protocol core), 6 connections on 3 threads in a cell: shared max, shared 5k/s",
+            "async-nats, 6 connections on 3 threads in a cell: per-app max, per-app 5k/s",
+        ]
+    );
 }
 
 #[test]
@@ -346,8 +401,11 @@ fn with_text(text: &str) -> Sample {
     manifest.host.os = text.into();
     if let Some(calibration) = &mut manifest.calibration {
         calibration.measured_at = text.into();
-        calibration.reasons = vec![text.into()];
         calibration.id = text.into();
+        for of in &mut calibration.clients {
+            of.client = text.into();
+            of.reasons = vec![text.into()];
+        }
     }
     for cell in &mut manifest.cells {
         cell.program = Some(text.into());

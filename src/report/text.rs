@@ -6,6 +6,7 @@ use super::clean::{COLUMNS, hanging, pad, shorten, width};
 use super::view::View;
 use super::view::cell::CellView;
 use super::view::figure::{AT_LEAST, AT_LEAST_SIGN, GREY, GREY_SIGN};
+use super::view::merged::ACK_GROUP_SIGN;
 
 /// The same, where names and figures leave no room for long ones.
 const SHORT_HEADS: [&str; 6] = ["MB/s", "p50 svc", "p99 resp", "lost", "us/msg", "state"];
@@ -234,6 +235,7 @@ fn names(cells: &[CellView]) -> Vec<String> {
 fn figures(view: &View) -> Vec<Vec<String>> {
     let rate_marked = view.cells.iter().any(|c| !c.rate_mark.is_empty());
     let closed = view.cells.iter().any(|c| c.closed_loop);
+    let grouped = view.cells.iter().any(|c| c.ack_groups);
     let open = view.cells.iter().any(|c| c.row.response_p99.text != "-");
     let signed = |text: &str, sign: &str, any: bool| match (sign, any) {
         ("", true) => format!("{text}   "),
@@ -244,12 +246,17 @@ fn figures(view: &View) -> Vec<Vec<String>> {
         .iter()
         .map(|cell| {
             let row = &cell.row;
-            let closed_sign = if cell.closed_loop { "c" } else { "" };
+            let group_sign = if cell.ack_groups { ACK_GROUP_SIGN } else { "" };
+            let response_sign = if cell.closed_loop { "c" } else { group_sign };
             vec![
                 signed(&row.rate, &cell.rate_mark, rate_marked),
                 row.mb_per_s.clone(),
-                row.service_p50.text.clone(),
-                signed(&row.response_p99.text, closed_sign, closed && open),
+                signed(&row.service_p50.text, group_sign, grouped),
+                signed(
+                    &row.response_p99.text,
+                    response_sign,
+                    (closed || grouped) && open,
+                ),
                 row.lost.clone(),
                 row.us_per_msg.clone(),
                 signed(row.state, &cell.mark, false),

@@ -233,6 +233,9 @@ fn mark_cells(cells: &mut [CellView], shared_host: bool, rate_head: &str) -> Vec
             "closed loop: no response time; its service time hides waiting",
         );
     }
+    if cells.iter().any(|cell| cell.ack_groups) {
+        add(merged::ACK_GROUP_SIGN, merged::ACK_GROUP_MEANS);
+    }
     for cell in cells.iter_mut() {
         if cell.rate_kind.head() != rate_head {
             let (sign, text) = cell.rate_kind.mark();
@@ -264,6 +267,7 @@ fn expectations(
         .expectations
         .iter()
         .map(|expectation| {
+            let cell = cells.iter().find(|cell| cell.id == expectation.cell);
             let name = refs
                 .get(expectation.cell.as_str())
                 .into_iter()
@@ -273,9 +277,7 @@ fn expectations(
             ExpectationView {
                 text: clean::line(&expectation.text),
                 cell: clean::line(&expectation.cell),
-                cell_name: cells
-                    .iter()
-                    .find(|cell| cell.id == expectation.cell)
+                cell_name: cell
                     .map_or_else(|| clean::line(&expectation.cell), |cell| cell.name.clone()),
                 limit: quantity(name, expectation.limit),
                 measured: expectation.value.map_or_else(
@@ -286,11 +288,14 @@ fn expectations(
                     },
                 ),
                 result: outcome_word(expectation.result),
-                reason: expectation
-                    .reason
-                    .as_deref()
-                    .map(clean::line)
-                    .unwrap_or_default(),
+                reason: {
+                    let until_ack = name.starts_with("service.") || name.starts_with("response.");
+                    let grouped = until_ack && cell.is_some_and(|cell| cell.ack_groups);
+                    let what = grouped.then(|| merged::ACK_GROUP.to_owned());
+                    let reason = expectation.reason.as_deref().map(clean::line);
+                    let parts: Vec<String> = what.into_iter().chain(reason).collect();
+                    parts.join("; ")
+                },
             }
         })
         .collect()

@@ -1,14 +1,18 @@
-//! From a cell to who does what in a trial: streams, consumers and, for each pod, its publishers
-//! and subscribers. Pure; names follow `docs/FORMAT.md`.
+//! From a cell to who does what in a trial: streams, consumers and, for each event loop of a pod, its
+//! publishers and subscribers. Pure; names follow `docs/FORMAT.md`.
+
+mod names;
+mod threads;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::model::{
-    Ack, Arrivals, CellSpec, ConsumerKind, Deliver, Layout, Length, Pacing, Payload, PublishMode,
-    Rate, Share,
+    Ack, Arrivals, CellSpec, ClientKind, ConsumerKind, Deliver, Layout, Length, Pacing, Payload,
+    Publish, PublishMode, PullStyle, Rate, Share, StreamKind,
 };
 use crate::units::as_ns;
+use names::Names;
 
 /// All of a trial.
 #[derive(Debug, Clone)]
@@ -17,7 +21,7 @@ pub struct TrialPlan {
     pub streams: Vec<StreamPlan>,
     /// Consumers to make before the barrier; ordered ones are made by their readers.
     pub consumers: Vec<ConsumerPlan>,
-    /// One assignment per pod.
+    /// One assignment per event loop, those of a pod one after the other.
     pub assignments: Vec<Assignment>,
     /// App -> how many subscriptions receive each of its messages.
     pub subscriptions: BTreeMap<u32, u64>,
@@ -49,11 +53,14 @@ pub struct ConsumerPlan {
     pub deliver_group: Option<String>,
 }
 
-/// What one pod does.
+/// What one event loop does, all of a pod or a part of it.
 #[derive(Debug, Clone)]
 pub struct Assignment {
-    /// Pod number, which is the worker's.
+    /// Number of the worker, which is the place in [`TrialPlan::assignments`]; that of the pod where
+    /// each has one event loop.
     pub worker: u32,
+    /// Pod.
+    pub pod: u32,
     /// Run.
     pub run: u64,
     /// Trial.
@@ -74,8 +81,16 @@ pub struct Assignment {
     pub mode: PublishMode,
     /// In flight per publisher.
     pub window: u32,
+    /// Messages per ack in modes whose acks stand for many.
+    pub batch: u32,
     /// Send Nats-Msg-Id.
     pub message_id: bool,
+    /// Share of messages that are sent once more with the same id.
+    pub duplicate_ratio: f64,
+    /// Headers of each message, `Nats-TTL` among them.
+    pub headers: Vec<(String, String)>,
+    /// Client library.
+    pub client: ClientKind,
     /// Without an answer for this long a publish is unknown.
     pub publish_timeout: Duration,
     /// What messages carry.
@@ -94,7 +109,7 @@ pub struct Assignment {
     pub ack: Ack,
     /// Bound of unconfirmed double acks per subscriber.
     pub max_ack_pending: u32,
-    /// Connections of the pod; one per client when `None`.
+    /// Its connections; one per client when `None`.
     pub connections: Option<u32>,
     /// No publisher in the cell: the trial is a drain.
     pub drain_only: bool,
@@ -107,7 +122,7 @@ pub struct PublisherPlan {
     pub id: u32,
     /// App.
     pub app: u32,
-    /// Subjects, one per type, used in turn.
+    /// Subjects, used in turn: one per type, and with keys one per type for each key.
     pub subjects: Vec<String>,
     /// Messages to publish; as many as the time allows when `None`.
     pub messages: Option<u64>,
@@ -132,6 +147,8 @@ pub enum FeedPlan {
     Core {
         /// Subject.
         subject: String,
+        /// Queue group.
+        group: Option<String>,
     },
     /// A push consumer.
     Push {
@@ -148,6 +165,15 @@ pub enum FeedPlan {
         consumer: String,
         /// Messages per request.
         batch: u32,
+        /// When to ask for more.
+        style: PullStyle,
+    },
+    /// Direct gets of all that a stream holds for an app.
+    Get {
+        /// Stream.
+        stream: String,
+        /// Which messages.
+        what: GetPlan,
     },
     /// An ordered consumer.
     Ordered {
@@ -162,6 +188,20 @@ pub enum FeedPlan {
     },
 }
 
+/// Which messages a subscriber gets, each once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GetPlan {
+    /// By sequence, those of a subject, so many by each request.
+    Sequences {
+        /// Subject filter.
+        filter: String,
+        /// Messages per request.
+        batch: u32,
+    },
+    /// The last message of each of these subjects.
+    Subjects(Vec<String>),
+}
+
 /// The word JetStream uses for where a consumer starts.
 pub fn deliver_policy(deliver: Deliver) -> &'static str {
     match deliver {
@@ -172,80 +212,33 @@ pub fn deliver_policy(deliver: Deliver) -> &'static str {
     }
 }
 
-struct Names<'a> {
-    spec: &'a CellSpec,
-    /// `<id>_t<trial>`
-    stem: String,
-    /// `jsb.<id>.t<trial>`
-    root: String,
-}
-
-impl Names<'_> {
-    fn subject(&self, app: u32, kind: u32) -> String {
-        match &self.spec.publish.subject {
-            Some(subject) => subject.clone(),
-            None => format!("{}.app{app}.type{kind}", self.root),
-        }
-    }
-
-    fn stream(&self, app: u32, kind: u32) -> String {
-        if let Some(existing) = &self.spec.stream.existing {
-            return existing.clone();
-        }
-        match self.spec.stream.layout {
-            Layout::Shared => format!("JSB_{}", self.stem),
-            Layout::PerApp => format!("JSB_{}_app{app}", self.stem),
-            Layout::PerType => format!("JSB_{}_app{app}_type{kind}", self.stem),
-        }
-    }
-
-    /// The streams an app's messages are in, each with the filter that selects the app there.
-    fn sources(&self, app: u32) -> Vec<(String, String)> {
-        if self.spec.stream.existing.is_some() {
-            return vec![(self.stream(app, 0), self.subject(app, 0))];
-        }
-        match self.spec.stream.layout {
-            Layout::Shared | Layout::PerApp => {
-                vec![(self.stream(app, 0), format!("{}.app{app}.>", self.root))]
-            }
-            Layout::PerType => (0..self.spec.workload.types)
-                .map(|kind| (self.stream(app, kind), self.subject(app, kind)))
-                .collect(),
-        }
-    }
-}
-
 /// Plans a trial of a cell. `run` is the run id, `seed` the run's seed.
 pub fn plan(spec: &CellSpec, run: u64, trial: u32, seed: u64) -> TrialPlan {
-    let id = format!("{run:016x}")[..8].to_owned();
-    let names = Names {
-        spec,
-        stem: format!("{id}_t{trial}"),
-        root: format!("jsb.{id}.t{trial}"),
-    };
+    let names = Names::new(spec, run, trial);
     let mut consumers = Vec::new();
     let mut subscriptions = BTreeMap::new();
     let load = &spec.workload;
     let publishers = load.pods * load.publishers;
-    let assignments = (0..load.pods)
+    let pods = (0..load.pods)
         .map(|pod| {
             let app = pod % load.apps;
-            let subjects: Vec<_> = (0..load.types)
-                .map(|kind| names.subject(app, kind))
-                .collect();
             Assignment {
                 worker: pod,
+                pod,
                 run,
                 trial,
                 seed,
                 publishers_total: publishers,
                 identities: publishers + if load.prefill > 0 { load.pods } else { 0 },
                 publishers: (0..load.publishers)
-                    .map(|k| PublisherPlan {
-                        id: pod * load.publishers + k,
-                        app,
-                        subjects: subjects.clone(),
-                        messages: messages_of(load.length, load.publishers, k),
+                    .map(|k| {
+                        let id = pod * load.publishers + k;
+                        PublisherPlan {
+                            id,
+                            app,
+                            subjects: names.subjects(app, id),
+                            messages: messages_of(load.length, load.publishers, k),
+                        }
                     })
                     .collect(),
                 subscribers: (0..load.subscribers)
@@ -254,11 +247,15 @@ pub fn plan(spec: &CellSpec, run: u64, trial: u32, seed: u64) -> TrialPlan {
                 prefill: (load.prefill > 0).then(|| PublisherPlan {
                     id: publishers + pod,
                     app,
-                    subjects: subjects.clone(),
+                    subjects: names.subjects(app, publishers + pod),
                     messages: Some(load.prefill),
                 }),
                 mode: spec.publish.mode,
                 window: spec.publish.window,
+                batch: spec.publish.batch,
+                duplicate_ratio: spec.publish.duplicate_ratio,
+                headers: headers(&spec.publish),
+                client: load.client,
                 message_id: spec.publish.message_id,
                 publish_timeout: spec.publish.timeout,
                 payload: load.payload.clone(),
@@ -280,7 +277,7 @@ pub fn plan(spec: &CellSpec, run: u64, trial: u32, seed: u64) -> TrialPlan {
     TrialPlan {
         streams: streams(&names),
         consumers,
-        assignments,
+        assignments: threads::spread(pods, load.threads),
         subscriptions,
         publishers,
     }
@@ -290,26 +287,29 @@ pub fn plan(spec: &CellSpec, run: u64, trial: u32, seed: u64) -> TrialPlan {
 fn messages_of(length: Length, publishers: u32, k: u32) -> Option<u64> {
     match length {
         Length::Duration(_) => None,
-        Length::Messages(n) => {
-            let (n, of, k) = (n, u64::from(publishers), u64::from(k));
-            Some(n / of + u64::from(k < n % of))
-        }
+        Length::Messages(n) => Some(share(n, u64::from(publishers), u64::from(k))),
     }
+}
+
+/// The k-th of so many even shares of `n`; the first ones take the remainder.
+fn share(n: u64, shares: u64, k: u64) -> u64 {
+    n / shares + u64::from(k < n % shares)
 }
 
 fn streams(names: &Names<'_>) -> Vec<StreamPlan> {
     let spec = names.spec;
-    if spec.stream.existing.is_some() || spec.publish.mode == PublishMode::Core {
+    if spec.stream.existing.is_some() || spec.publish.mode.is_core() {
         return Vec::new();
     }
     let mut out: Vec<StreamPlan> = Vec::new();
     for app in 0..spec.workload.apps {
         for kind in 0..spec.workload.types {
             let name = names.stream(app, kind);
-            let subject = match spec.stream.layout {
-                Layout::Shared => format!("{}.>", names.root),
-                Layout::PerApp => format!("{}.app{app}.>", names.root),
-                Layout::PerType => names.subject(app, kind),
+            let root = names.root(app, kind);
+            let subject = match (spec.stream.kind, spec.stream.layout) {
+                (StreamKind::Kv, _) | (_, Layout::Shared) => format!("{root}.>"),
+                (_, Layout::PerApp) => format!("{root}.app{app}.>"),
+                (_, Layout::PerType) => names.of_type(app, kind),
             };
             if !out.iter().any(|s| s.name == name) {
                 out.push(StreamPlan {
@@ -343,16 +343,23 @@ fn subscriber(
     } else {
         *subscriptions.entry(app).or_default() += 1;
     }
-    if spec.consumer.kind == ConsumerKind::Core {
+    if spec.publish.mode.is_core() {
         let subject = match &spec.publish.subject {
             Some(subject) => subject.clone(),
-            None => format!("{}.app{app}.>", names.root),
+            None => names.of_app(app),
         };
         return SubscriberPlan {
             app,
+            feeds: vec![FeedPlan::Core {
+                subject,
+                group: shared.then(|| group.clone()),
+            }],
             group,
-            feeds: vec![FeedPlan::Core { subject }],
         };
+    }
+    if spec.consumer.kind == ConsumerKind::Get {
+        let feeds = gets(names, app);
+        return SubscriberPlan { app, group, feeds };
     }
     let sources = names.sources(app);
     let many = sources.len() > 1;
@@ -392,7 +399,7 @@ fn subscriber(
                     }
                 }
                 // A subscriber without a consumer is refused when the scenario is read.
-                ConsumerKind::Pull | ConsumerKind::None | ConsumerKind::Core => {
+                _ => {
                     let plan = ConsumerPlan {
                         stream: stream.clone(),
                         name: name.clone(),
@@ -405,12 +412,41 @@ fn subscriber(
                         stream,
                         consumer: name,
                         batch: spec.consumer.batch,
+                        style: spec.consumer.pull,
                     }
                 }
             }
         })
         .collect();
     SubscriberPlan { app, group, feeds }
+}
+
+/// What is asked for to get each message of an app once.
+fn gets(names: &Names<'_>, app: u32) -> Vec<FeedPlan> {
+    let spec = names.spec;
+    let sources = names.sources(app).into_iter().zip(0..);
+    sources
+        .map(|((stream, filter), kind)| {
+            let what = match spec.stream.kind {
+                StreamKind::Stream => GetPlan::Sequences {
+                    filter,
+                    batch: spec.consumer.batch,
+                },
+                StreamKind::Kv => GetPlan::Subjects(names.filled(app, kind)),
+            };
+            FeedPlan::Get { stream, what }
+        })
+        .collect()
+}
+
+/// The headers of each message: the scenario's, and its time to live.
+fn headers(publish: &Publish) -> Vec<(String, String)> {
+    let ttl = publish.ttl.map(|ttl| {
+        // Whole seconds are the server's finest step.
+        let seconds = ttl.as_secs().max(1);
+        ("Nats-TTL".to_owned(), format!("{seconds}s"))
+    });
+    publish.headers.iter().cloned().chain(ttl).collect()
 }
 
 /// Subscribers that share a durable share its plan.
@@ -432,15 +468,4 @@ pub fn planned_window(assignment: &Assignment) -> Option<(u64, u64)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn shares_of_a_pod_add_up(messages in 0u64..10_000, publishers in 1u32..30) {
-            let sum: u64 = (0..publishers).filter_map(|k| messages_of(Length::Messages(messages), publishers, k)).sum();
-            prop_assert_eq!(sum, messages);
-        }
-    }
-}
+mod tests;

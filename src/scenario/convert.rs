@@ -3,6 +3,7 @@
 
 mod consumer;
 mod expect;
+mod publish;
 mod replay;
 mod stream;
 mod target;
@@ -34,10 +35,10 @@ pub(super) fn cell(
     not_yet(check, &wire);
     let target = target::convert(check, wire.target);
     let stream = stream::convert(check, wire.stream);
-    let publish = stream::publish(check, wire.publish);
+    let publish = publish::convert(check, wire.publish);
     let nobody_reads = matches!(target, Target::Stub(_)) || consumer::is_none(&wire.consumer);
     let workload = workload::convert(check, &wire.workload, nobody_reads, &stream, beside);
-    let consumer = consumer::convert(check, &wire.consumer, &workload, publish.mode);
+    let consumer = consumer::convert(check, &wire.consumer, &workload, publish.mode, stream.kind);
     let (expect, absences) = expect::convert(check, &wire.expect);
     let spec = CellSpec {
         target,

@@ -55,6 +55,12 @@ fn explain(error: &Error, path: Option<&str>) -> (String, String) {
     let found = found
         .trim_start_matches("invalid type: ")
         .trim_start_matches("invalid value: ");
+    if found == "sequence" {
+        return (
+            format!("{path}: found a list, expected one value"),
+            format!("a list is an axis: write `{path} = […]` under [matrix]"),
+        );
+    }
     let key = path.rsplit('.').next().unwrap_or(path);
     let (kind, example) = match expected {
         "u8" | "u16" | "u32" | "u64" | "usize" => {
@@ -63,6 +69,7 @@ fn explain(error: &Error, path: Option<&str>) -> (String, String) {
         "f64" => ("a number", format!("{key} = 1.5")),
         "a boolean" => ("true or false", format!("{key} = true")),
         "a string" => ("a string", format!("{key} = \"…\"")),
+        "a map" => ("a table of strings", format!("{key} = {{ name = \"…\" }}")),
         "a sequence" => ("a list", format!("{key} = [\"…\"]")),
         e if e.starts_with("struct") => ("a table", format!("[{path}]")),
         other => (other, format!("{key} = \"…\"")),

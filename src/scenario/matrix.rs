@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::diagnostic::Findings;
-use super::overlay::lay;
+use super::overlay::{WHOLE, lay};
 use super::source::{Flag, Span};
 use super::tree::{self, Key, Leaf, Table, Value};
 
@@ -97,6 +97,18 @@ fn axis<'i>(leaf: Leaf<'i>, findings: &mut Findings) -> Option<Axis<'i>> {
             Some(span),
             format!("`{path}` cannot be an axis"),
             "an axis is a path of [target], [stream], [consumer], [publish] or [workload]",
+        );
+        return None;
+    }
+    let whole = WHOLE.into_iter().find(|whole| {
+        let below = path.strip_prefix(whole);
+        below.is_some_and(|rest| rest.starts_with('.'))
+    });
+    if let Some(whole) = whole {
+        findings.add(
+            Some(span),
+            format!("`{path}` cannot be an axis: `{whole}` is one value"),
+            format!("write the whole table: `{whole} = [{{ … }}, {{ … }}]`"),
         );
         return None;
     }
@@ -210,7 +222,7 @@ fn combination<'i>(axes: &[Axis<'i>], number: usize) -> Vec<Leaf<'i>> {
 
 /// Whether every value of an exclude entry is the cell's.
 fn matches(tree: &Table<'_>, entry: &Table<'_>) -> bool {
-    tree::leaves(entry).iter().all(|leaf| {
+    tree::leaves_whole(entry, &WHOLE).iter().all(|leaf| {
         tree::get(tree, &leaf.path())
             .is_some_and(|v| tree::inline(v.get_ref()) == tree::inline(leaf.value.get_ref()))
     })

@@ -210,9 +210,20 @@ pub enum Retention {
     WorkQueue,
 }
 
+/// What a stream is to those who use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamKind {
+    /// A stream.
+    Stream,
+    /// A key-value bucket: a message is a put, and the last of each key stays.
+    Kv,
+}
+
 /// The streams of a cell. Unset limits are `None`, which the server reads as unlimited.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stream {
+    /// A stream or a bucket.
+    pub kind: StreamKind,
     /// Which subjects share a stream.
     pub layout: Layout,
     /// File or memory.
@@ -241,6 +252,28 @@ pub struct Stream {
     pub existing: Option<String>,
 }
 
+/// What a scenario that says nothing of it means.
+impl Default for Stream {
+    fn default() -> Self {
+        Self {
+            kind: StreamKind::Stream,
+            layout: Layout::Shared,
+            storage: Storage::File,
+            replicas: 1,
+            retention: Retention::Limits,
+            discard_new: false,
+            max_bytes: None,
+            max_msgs: None,
+            max_msgs_per_subject: None,
+            max_age: None,
+            duplicate_window: None,
+            compression: false,
+            persist_async: false,
+            existing: None,
+        }
+    }
+}
+
 /// How a subscriber reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConsumerKind {
@@ -254,8 +287,22 @@ pub enum ConsumerKind {
     Push,
     /// Durable push with a deliver group.
     PushQueue,
+    /// No consumer: each message of the prefill is asked for, by its sequence or, in a bucket, by its
+    /// key (direct get).
+    Get,
+    /// A core subscription that answers each request.
+    Reply,
     /// A plain core subscription.
     Core,
+}
+
+/// How a pull consumer is asked for messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullStyle {
+    /// Again when half of a batch is used up: the flow never stops.
+    Consume,
+    /// Again when a batch is used up.
+    Fetch,
 }
 
 /// How a delivery is acknowledged.
@@ -282,6 +329,16 @@ pub enum Deliver {
     Last,
     /// From the last message of each subject.
     LastPerSubject,
+}
+
+impl ConsumerKind {
+    /// The server keeps a consumer for it, or the client makes one.
+    pub fn is_jetstream(self) -> bool {
+        matches!(
+            self,
+            Self::Ordered | Self::Pull | Self::Push | Self::PushQueue
+        )
+    }
 }
 
 /// Who shares a consumer.
@@ -314,10 +371,32 @@ pub struct Consumer {
     pub memory: bool,
     /// Flow control and heartbeats of a push consumer.
     pub flow_control: bool,
-    /// Messages per pull request.
+    /// Messages per pull request, or per get.
     pub batch: u32,
+    /// When a pull consumer is asked for more.
+    pub pull: PullStyle,
     /// Who shares a consumer.
     pub share: Share,
+}
+
+/// What a scenario that says nothing of it means.
+impl Default for Consumer {
+    fn default() -> Self {
+        Self {
+            kind: ConsumerKind::None,
+            ack: Ack::None,
+            max_ack_pending: 1_000,
+            ack_wait: Duration::from_secs(30),
+            max_deliver: None,
+            deliver: Deliver::All,
+            replicas: None,
+            memory: false,
+            flow_control: false,
+            batch: 200,
+            pull: PullStyle::Consume,
+            share: Share::None,
+        }
+    }
 }
 
 /// How messages are published.
@@ -327,8 +406,26 @@ pub enum PublishMode {
     Sync,
     /// A sliding window in flight.
     Async,
+    /// Batches that are stored whole or not at all, one ack each (ADR-50).
+    AtomicBatch,
+    /// A stream of messages with an ack for every so many of them (ADR-50).
+    FastIngest,
+    /// Core requests, each with an answer of a subscriber.
+    Request,
     /// Core NATS, no acks.
     Core,
+}
+
+impl PublishMode {
+    /// An ack stands for many messages: what is measured is ack-group latency.
+    pub fn has_group_acks(self) -> bool {
+        matches!(self, Self::AtomicBatch | Self::FastIngest)
+    }
+
+    /// Nothing is stored.
+    pub fn is_core(self) -> bool {
+        matches!(self, Self::Request | Self::Core)
+    }
 }
 
 /// Publishing.
@@ -336,14 +433,39 @@ pub enum PublishMode {
 pub struct Publish {
     /// Mode.
     pub mode: PublishMode,
-    /// In flight per publisher; 1 in sync mode.
+    /// Messages in flight per publisher; 1 in sync mode.
     pub window: u32,
+    /// Messages per ack in modes whose acks stand for many; not above `window`.
+    pub batch: u32,
     /// Send `Nats-Msg-Id`.
     pub message_id: bool,
+    /// Share of messages that are sent once more with the same `Nats-Msg-Id`.
+    pub duplicate_ratio: f64,
+    /// `Nats-TTL`: messages leave the stream after this time.
+    pub ttl: Option<Duration>,
+    /// Headers of each message, in the order of the file.
+    pub headers: Vec<(String, String)>,
     /// Without an answer for this long a publish is unknown.
     pub timeout: Duration,
     /// Subject for an existing stream.
     pub subject: Option<String>,
+}
+
+/// What a scenario that says nothing of it means.
+impl Default for Publish {
+    fn default() -> Self {
+        Self {
+            mode: PublishMode::Async,
+            window: 1_000,
+            batch: 500,
+            message_id: false,
+            duplicate_ratio: 0.0,
+            ttl: None,
+            headers: Vec::new(),
+            timeout: Duration::from_secs(5),
+            subject: None,
+        }
+    }
 }
 
 /// What a message carries behind its identity.
@@ -413,8 +535,23 @@ pub enum Length {
 /// Which client library drives the data plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientKind {
+    /// Our own protocol core.
+    Wire,
     /// The official Rust client.
     AsyncNats,
+}
+
+impl ClientKind {
+    /// All of them, the default first.
+    pub const ALL: [Self; 2] = [Self::Wire, Self::AsyncNats];
+
+    /// As a scenario names it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Wire => "wire",
+            Self::AsyncNats => "async-nats",
+        }
+    }
 }
 
 /// Who does how much.
@@ -444,10 +581,42 @@ pub struct Workload {
     pub client: ClientKind,
     /// Connections per pod; one per client when `None`.
     pub connections: Option<u32>,
+    /// Event loops per pod, each a thread, over which its clients and connections are spread.
+    pub threads: u32,
+    /// Subjects below each type that a publisher uses in turn, its own ones; none when `None`. In a
+    /// bucket they are the keys.
+    pub keys: Option<u32>,
     /// Messages per pod stored before the barrier.
     pub prefill: u64,
     /// How long deliveries may take to catch up after the load ended.
     pub drain: Duration,
+}
+
+/// What a scenario that says nothing of it means.
+impl Default for Workload {
+    fn default() -> Self {
+        Self {
+            pods: 1,
+            apps: 1,
+            types: 1,
+            publishers: 1,
+            subscribers: 0,
+            payload: Payload::Random {
+                size_bytes: 1_024,
+                compressible: 0.0,
+            },
+            rate: Rate::Max,
+            arrivals: Arrivals::Uniform,
+            pacing: Pacing::Sleep,
+            length: Length::Duration(Duration::from_secs(30)),
+            client: ClientKind::Wire,
+            connections: None,
+            threads: 1,
+            keys: None,
+            prefill: 0,
+            drain: Duration::from_secs(30),
+        }
+    }
 }
 
 /// An absence from the stream that a scenario may declare legal.

@@ -197,8 +197,16 @@ pub(super) fn lay<'i>(base: &mut Table<'i>, layer: Table<'i>) {
     let layer = normalised(layer);
     displace(base, &layer);
     drop_axes(base, &layer);
+    for path in WHOLE {
+        if tree::get(&layer, path).is_some() {
+            tree::remove(base, path);
+        }
+    }
     tree::merge(base, layer);
 }
+
+/// Tables that are one value: a layer replaces them whole.
+pub(super) const WHOLE: [&str; 1] = ["publish.headers"];
 
 /// Pairs of which one is set at a time.
 const EITHER: [(&str, &str); 2] = [
@@ -225,7 +233,13 @@ fn displace(base: &mut Table, layer: &Table) {
             }
         }
     }
-    for table in ["target", "workload.payload", "consumer", "publish"] {
+    for table in [
+        "target",
+        "stream",
+        "workload.payload",
+        "consumer",
+        "publish",
+    ] {
         let word = if table == "publish" { "mode" } else { "kind" };
         let Some(kind) = tree::text(layer, &format!("{table}.{word}")) else {
             continue;
@@ -269,18 +283,20 @@ pub(super) const TARGET_KEYS: [(&str, &[&str]); 3] = [
     ("stub", &STUB_KEYS),
 ];
 /// Keys of `[consumer]` that need a durable on the server.
-pub(super) const DURABLE_KEYS: [&str; 6] = [
+pub(super) const DURABLE_KEYS: [&str; 5] = [
     "max_ack_pending",
     "ack_wait",
     "max_deliver",
     "replicas",
     "memory",
-    "batch",
 ];
+/// Keys of `[publish]` that need a stream.
+const STORED_KEYS: [&str; 4] = ["message_id", "retries", "duplicate_ratio", "ttl"];
 
 /// Keys set in a lower layer that mean nothing once `kind` (for publish: `mode`) is this.
 fn displaced_by(table: &str, kind: &str) -> Vec<&'static str> {
     let durable = |more: &[&'static str]| [&DURABLE_KEYS[..], more].concat();
+    let stored = |more: &[&'static str]| [&STORED_KEYS[..], more].concat();
     match (table, kind) {
         ("target", kind) => TARGET_KEYS
             .iter()
@@ -289,20 +305,26 @@ fn displaced_by(table: &str, kind: &str) -> Vec<&'static str> {
             .collect(),
         ("workload.payload", "random") => vec!["path"],
         ("workload.payload", "file") => vec!["size", "compressible"],
-        ("consumer", "none" | "core") => durable(&["ack", "deliver", "flow_control", "share"]),
-        ("consumer", "ordered") => durable(&["ack", "flow_control", "share"]),
+        ("stream", "kv") => vec!["retention", "discard", "existing"],
+        ("consumer", "none" | "core" | "reply") => {
+            durable(&["ack", "deliver", "flow_control", "share", "batch", "pull"])
+        }
+        ("consumer", "get") => durable(&["ack", "deliver", "flow_control", "share", "pull"]),
+        ("consumer", "ordered") => durable(&["ack", "flow_control", "share", "batch", "pull"]),
         ("consumer", "pull") => vec!["flow_control"],
-        ("consumer", "push") => vec!["batch", "share"],
-        ("consumer", "push-queue") => vec!["batch", "share", "flow_control"],
-        ("publish", "sync") => vec!["window"],
-        ("publish", "core") => vec!["window", "message_id", "retries", "duplicate_ratio"],
+        ("consumer", "push") => vec!["batch", "pull", "share"],
+        ("consumer", "push-queue") => vec!["batch", "pull", "share", "flow_control"],
+        ("publish", "sync") => vec!["window", "batch"],
+        ("publish", "async") => vec!["batch"],
+        ("publish", "request") => stored(&["batch"]),
+        ("publish", "core") => stored(&["window", "batch"]),
         _ => Vec::new(),
     }
 }
 
 /// Setting an axis's path, or a part of it, removes that axis.
 fn drop_axes(base: &mut Table, layer: &Table) {
-    let set: Vec<String> = tree::leaves(layer)
+    let set: Vec<String> = tree::leaves_whole(layer, &WHOLE)
         .iter()
         .map(Leaf::path)
         .filter(|path| !path.starts_with("matrix."))

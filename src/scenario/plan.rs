@@ -2,22 +2,23 @@
 //! whether they fit. Pure: free space comes in as a value. Called by `jsbench check` and `run`, and
 //! by `engine` for the reservation of embedded servers.
 
+mod bytes;
+mod rates;
 mod render;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::model::{
-    Arrivals, CellSpec, ConsumerKind, Layout, Length, Pacing, PublishMode, Rate, Scenario, Share,
-    Storage, Target,
+    Arrivals, CellSpec, ConsumerKind, Layout, Length, Pacing, Rate, Scenario, Share, Storage,
+    Target,
 };
 use crate::units::{NS_PER_S, as_ns, human_bytes, human_duration, short_rate};
+pub(super) use bytes::header_bytes;
+use bytes::{replicated, stream_bytes, subjects_bytes};
+use rates::{fast, gets, steady};
 
 const MIB: u64 = 1024 * 1024;
-/// Bytes of `jsb.<id>.t<trial>.app<k>.type<j>`.
-const SUBJECT_BYTES: u64 = 28;
-/// `NATS/1.0`, `Nats-Msg-Id` and its value.
-const HEADER_BYTES: u64 = 52;
 /// Resident set of a server with its caches, and of the driver with its histograms.
 const SERVER_BYTES: u64 = 128 * MIB;
 const DRIVER_BYTES: u64 = 128 * MIB;
@@ -174,7 +175,10 @@ fn cell_plan(id: &str, spec: &CellSpec) -> CellPlan {
     let in_flight = u64::from(spec.workload.pods)
         * u64::from(spec.workload.publishers)
         * u64::from(spec.publish.window);
-    let driver = DRIVER_BYTES.saturating_add(in_flight.saturating_mul(2 * payload(spec)));
+    let each = 2 * (payload(spec) + header_bytes(&spec.publish));
+    let driver = DRIVER_BYTES
+        .saturating_add(in_flight.saturating_mul(each))
+        .saturating_add(subjects_bytes(spec));
     let (disk_bytes, servers) = match &spec.target {
         Target::Embedded(embedded) => (
             Some(on_disk),
@@ -235,10 +239,10 @@ fn judge(plan: &mut Plan, spec: &CellSpec, cell: &CellPlan, room: &Room) {
         let text = program.text();
         plan.warnings.push(format!("`{text}`: {misfit}"));
     }
-    let pods = spec.workload.pods;
-    if spec.workload.pacing == Pacing::Spin && pods >= room.cpus {
+    let workers = spec.workload.pods.saturating_mul(spec.workload.threads);
+    if spec.workload.pacing == Pacing::Spin && workers >= room.cpus {
         plan.warnings.push(format!(
-            "workers that spin keep {pods} of the {} CPUs here busy: nothing is left for the rest of \
+            "workers that spin keep {workers} of the {} CPUs here busy: nothing is left for the rest of \
              the driver, or for servers beside it",
             room.cpus
         ));
@@ -322,60 +326,6 @@ fn is_open_ended(spec: &CellSpec) -> bool {
         && matches!(spec.workload.length, Length::Duration(_))
 }
 
-/// An upper bound of what is published per second in closed loop: what has been seen of one
-/// server on fast hardware, 250 k small messages/s or 1.5 GB/s, a third of it with replicas, eight
-/// times as much where nothing is stored.
-fn fast(spec: &CellSpec) -> f64 {
-    let bound = (1.5e9 / (payload(spec) + 100) as f64).min(250_000.0);
-    let bound = if spec.stream.replicas > 1 {
-        bound / 3.0
-    } else {
-        bound
-    };
-    let unstored =
-        if matches!(spec.target, Target::Stub(_)) || spec.publish.mode == PublishMode::Core {
-            8.0
-        } else {
-            1.0
-        };
-    let bound = match spec.publish.mode {
-        PublishMode::Sync => bound.min(20_000.0 * publishers(spec)),
-        PublishMode::Async | PublishMode::Core => bound,
-    };
-    (bound * unstored).min(acked_by_stub(spec))
-}
-
-/// What a stub that takes its time can ack per second: as much as may be in flight in each delay.
-fn acked_by_stub(spec: &CellSpec) -> f64 {
-    match &spec.target {
-        Target::Stub(stub) if !stub.delay.is_zero() && spec.publish.mode != PublishMode::Core => {
-            publishers(spec) * f64::from(spec.publish.window) / stub.delay.as_secs_f64()
-        }
-        _ => f64::INFINITY,
-    }
-}
-
-/// What an ordinary machine with driver and servers on it publishes per second: for the time of
-/// trials that end after a number of messages.
-fn steady(spec: &CellSpec) -> f64 {
-    let replicated = spec.stream.replicas > 1;
-    let (per_s, bytes_per_s, sync_per_s) = if replicated {
-        (10_000.0, 40e6, 300.0)
-    } else {
-        (50_000.0, 150e6, 5_000.0)
-    };
-    let fan_out = deliveries(spec, 1_000) as f64 / 1_000.0;
-    let delivered = (200_000.0_f64).min(400e6 / (payload(spec) + 100) as f64) / fan_out.max(0.01);
-    let bound = (bytes_per_s / (payload(spec) + 100) as f64)
-        .min(per_s)
-        .min(delivered)
-        .min(acked_by_stub(spec));
-    match spec.publish.mode {
-        PublishMode::Sync => bound.min(sync_per_s * publishers(spec)),
-        PublishMode::Async | PublishMode::Core => bound,
-    }
-}
-
 fn publishers(spec: &CellSpec) -> f64 {
     f64::from(spec.workload.pods) * f64::from(spec.workload.publishers)
 }
@@ -423,88 +373,64 @@ fn streams(spec: &CellSpec) -> u64 {
     }
 }
 
-/// Bytes of one stored message as the server counts them: in a file 22 + subject + payload + 8
-/// and 4 + headers, in memory subject + payload + headers + 16.
-fn record_bytes(spec: &CellSpec) -> u64 {
-    let subject = spec
-        .publish
-        .subject
-        .as_ref()
-        .map_or(SUBJECT_BYTES, |s| s.len() as u64);
-    let headers = if spec.publish.message_id {
-        HEADER_BYTES
-    } else {
-        0
-    };
-    match spec.stream.storage {
-        Storage::File => 30 + subject + payload(spec) + if headers > 0 { 4 + headers } else { 0 },
-        Storage::Memory => 16 + subject + payload(spec) + headers,
-    }
-}
-
-/// Bytes that one replica of all streams holds after so many messages, within their limits.
-fn stream_bytes(spec: &CellSpec, messages: u64) -> u64 {
-    if spec.publish.mode == PublishMode::Core || matches!(spec.target, Target::Stub(_)) {
-        return 0;
-    }
-    let streams = streams(spec);
-    let subjects = u64::from(spec.workload.apps) * u64::from(spec.workload.types);
-    let all = messages.saturating_add(total_prefill(spec));
-    let all = all
-        .min(
-            spec.stream
-                .max_msgs
-                .map_or(u64::MAX, |n| n.saturating_mul(streams)),
-        )
-        .min(
-            spec.stream
-                .max_msgs_per_subject
-                .map_or(u64::MAX, |n| n.saturating_mul(subjects)),
-        );
-    all.saturating_mul(record_bytes(spec)).min(
-        spec.stream
-            .max_bytes
-            .map_or(u64::MAX, |n| n.saturating_mul(streams)),
-    )
-}
-
-/// Bytes of all replicas; with the raft log, which each replica writes as well and compacts later.
-fn replicated(spec: &CellSpec, messages: u64, with_log: bool) -> u64 {
-    let replicas = u64::from(spec.stream.replicas);
-    let mut each = stream_bytes(spec, messages);
-    if with_log && replicas > 1 && spec.publish.mode != PublishMode::Core {
-        let entry = payload(spec) + payload(spec) / 10 + 110;
-        let all = messages.saturating_add(total_prefill(spec));
-        each = each.saturating_add(all.saturating_mul(entry));
-    }
-    each.saturating_mul(replicas)
-}
-
+/// Of one trial, set-up and drain included.
 fn trial_time(spec: &CellSpec) -> Duration {
     let workload = &spec.workload;
-    let seconds = |messages: u64, per_s: f64| {
-        // A year is long enough to be told that it is too long.
-        Duration::from_secs_f64((messages as f64 / per_s.max(1e-6)).min(31e6))
-    };
-    let total = published(spec, 0.0);
-    let load = match (workload.publishers, workload.length, &workload.rate) {
-        (0, Length::Duration(limit), _) => {
-            seconds(deliveries(spec, total_prefill(spec)), 200_000.0).min(limit)
+    let load = match (workload.publishers, workload.length) {
+        (0, Length::Duration(limit)) => {
+            let per_s = match spec.consumer.kind {
+                ConsumerKind::Get => gets(spec),
+                _ => 200_000.0,
+            };
+            seconds(deliveries(spec, total_prefill(spec)), per_s).min(limit)
         }
-        (_, Length::Duration(window), _) => spec.warmup + window,
-        (_, Length::Messages(_), Rate::Open(program)) => {
-            let last = total.saturating_sub(1) as f64;
-            seconds(program.due_ns(last), NS_PER_S as f64)
-        }
-        (_, Length::Messages(_), Rate::Max) => seconds(total, steady(spec)),
+        _ => load_time(spec),
     };
-    let fill = seconds(total_prefill(spec), steady(spec));
     let drain = if workload.subscribers > 0 {
         CATCH_UP.min(workload.drain)
     } else {
         Duration::ZERO
     };
-    SETUP + fill + load + drain
+    SETUP + fill_time(spec) + load + drain
+}
+
+/// How long the first message of a trial must be there, in whole seconds: from its publish until all that
+/// may be read back was. Where the length is a number of messages it is an estimate.
+pub(super) fn lifetime(spec: &CellSpec) -> Duration {
+    let workload = &spec.workload;
+    let drain = if workload.subscribers > 0 && workload.publishers > 0 {
+        workload.drain
+    } else {
+        Duration::ZERO
+    };
+    let lasts = fill_time(spec)
+        .saturating_add(load_time(spec))
+        .saturating_add(drain);
+    Duration::from_secs_f64(lasts.as_secs_f64().ceil())
+}
+
+/// Warm-up and window; of a drain its limit.
+fn load_time(spec: &CellSpec) -> Duration {
+    let workload = &spec.workload;
+    let total = published(spec, 0.0);
+    match (workload.publishers, workload.length, &workload.rate) {
+        (0, Length::Duration(limit), _) => limit,
+        (_, Length::Duration(window), _) => spec.warmup.saturating_add(window),
+        (_, Length::Messages(_), Rate::Open(program)) => {
+            let last = total.saturating_sub(1) as f64;
+            seconds(program.due_ns(last), NS_PER_S as f64)
+        }
+        (_, Length::Messages(_), Rate::Max) => seconds(total, steady(spec)),
+    }
+}
+
+fn fill_time(spec: &CellSpec) -> Duration {
+    seconds(total_prefill(spec), steady(spec))
+}
+
+fn seconds(messages: u64, per_s: f64) -> Duration {
+    // A year is long enough to be told that it is too long.
+    Duration::from_secs_f64((messages as f64 / per_s.max(1e-6)).min(31e6))
 }
 
 #[cfg(test)]

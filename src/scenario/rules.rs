@@ -1,13 +1,17 @@
 //! What the tables of a cell say together: the rules of the NATS server, and our own, so that a
 //! run does not begin what the server would refuse or what would measure nothing.
 
+mod bucket;
+mod modes;
+
 use std::time::Duration;
 
 use super::check::Check;
 use super::model::{
     Absence, Ack, Arrivals, CellSpec, ConsumerKind, Deliver, Layout, Length, Pacing, PublishMode,
-    Rate, Retention, Share, Storage, Target, Workload,
+    Rate, Retention, Share, Storage, StreamKind, Target, Workload,
 };
+use super::plan::header_bytes;
 use super::program::Program;
 use crate::units::{as_ns, human_duration, short_rate, thousands};
 
@@ -19,8 +23,6 @@ const MAX_PAYLOAD_BYTES: u64 = 1024 * 1024;
 const MAX_PER_PUBLISHER_PER_S: f64 = 10e6;
 /// A longer program is a slip of units.
 const MAX_PROGRAM: Duration = Duration::from_hours(366 * 24);
-/// Room for `NATS/1.0` and `Nats-Msg-Id`, which count as payload.
-const HEADER_BYTES: u64 = 64;
 
 /// Judges one cell.
 pub(super) fn judge(check: &mut Check<'_, '_>, spec: &CellSpec) {
@@ -32,7 +34,8 @@ pub(super) fn judge(check: &mut Check<'_, '_>, spec: &CellSpec) {
     existing(check, spec);
     clients(check, spec);
     drain(check, spec);
-    core(check, spec);
+    modes::judge(check, spec);
+    bucket::judge(check, spec);
     consumer(check, spec);
     sharing(check, spec);
     retention(check, spec);
@@ -45,6 +48,7 @@ fn stub(check: &mut Check<'_, '_>, spec: &CellSpec) {
         return;
     }
     let (workload, kind) = (&spec.workload, check.written("consumer.kind", "none"));
+    let mode = check.written("publish.mode", "async");
     let replicas = spec.stream.replicas;
     let cannot = [
         (
@@ -85,6 +89,30 @@ fn stub(check: &mut Check<'_, '_>, spec: &CellSpec) {
             replicas > 1,
             format!("a stub stores nothing, and `stream.replicas` is {replicas}"),
             "write `replicas = 1`, or take the key out",
+        ),
+        (
+            "stream.kind",
+            spec.stream.kind == StreamKind::Kv,
+            "a stub stores nothing: there is no bucket".to_owned(),
+            "write `kind = \"stream\"` under [stream], or take the key out",
+        ),
+        (
+            "publish.mode",
+            spec.publish.mode.has_group_acks() || spec.publish.mode == PublishMode::Request,
+            format!("a stub acks each publish alone, and `publish.mode` is {mode}"),
+            "write `mode = \"async\"`, \"sync\" or \"core\"",
+        ),
+        (
+            "publish.ttl",
+            spec.publish.ttl.is_some(),
+            "a stub stores nothing that could be gone after `ttl`".to_owned(),
+            "take `ttl` out",
+        ),
+        (
+            "publish.duplicate_ratio",
+            spec.publish.duplicate_ratio > 0.0,
+            "a stub remembers no message ids, so that it finds no duplicates".to_owned(),
+            "take `duplicate_ratio` out",
         ),
     ];
     for (path, wrong, message, cure) in cannot {
@@ -229,6 +257,13 @@ fn storage(check: &mut Check<'_, '_>, spec: &CellSpec) {
             "write `storage = \"file\"` and `replicas = 1`, or take `persist` out",
         );
     }
+    if stream.persist_async && spec.publish.mode == PublishMode::AtomicBatch {
+        check.refuse(
+            &["stream.persist", "publish.mode"],
+            "the server takes no atomic batches on a stream with `persist = \"async\"` (error 10052)",
+            "take `persist` out, or write `mode = \"fast-ingest\"`",
+        );
+    }
     if stream.compression && stream.storage != Storage::File {
         check.refuse(
             &["stream.compression", "stream.storage"],
@@ -306,6 +341,27 @@ fn clients(check: &mut Check<'_, '_>, spec: &CellSpec) {
             "write fewer, or take the key out for a connection per client",
         );
     }
+    let threads = workload.threads;
+    if clients > 0 && threads > clients {
+        check.refuse(
+            &[
+                "workload.threads",
+                "workload.publishers",
+                "workload.subscribers",
+            ],
+            format!("{threads} event loops for the {clients} clients of a pod: some would be idle"),
+            "write at most as many `threads` as a pod has publishers and subscribers",
+        );
+    } else if workload.connections.is_some_and(|n| n < threads) {
+        check.refuse(
+            &["workload.threads", "workload.connections"],
+            format!(
+                "{threads} event loops, and `workload.connections` is {}: each needs one of its own",
+                check.written("workload.connections", "")
+            ),
+            "write at least as many `connections` as `threads`, or take the key out",
+        );
+    }
     let kind = spec.consumer.kind;
     if kind == ConsumerKind::None && workload.subscribers > 0 {
         check.refuse(
@@ -352,7 +408,7 @@ fn drain(check: &mut Check<'_, '_>, spec: &CellSpec) {
             "the number to drain is `prefill`; write `duration` as its limit",
         );
     }
-    if spec.consumer.deliver != Deliver::All {
+    if skips(spec) {
         check.refuse(
             &[
                 "consumer.deliver",
@@ -365,55 +421,18 @@ fn drain(check: &mut Check<'_, '_>, spec: &CellSpec) {
     }
 }
 
-fn core(check: &mut Check<'_, '_>, spec: &CellSpec) {
-    let publishes_core = spec.publish.mode == PublishMode::Core;
-    let reads_core = spec.consumer.kind == ConsumerKind::Core;
-    let paths = ["publish.mode", "consumer.kind"];
-    if reads_core && !publishes_core {
-        check.refuse(
-            &paths,
-            "a core subscription reads what is published with mode \"core\"",
-            "write `mode = \"core\"` under [publish], or another `consumer.kind`",
-        );
-    }
-    if !publishes_core {
-        return;
-    }
-    if !reads_core && spec.consumer.kind != ConsumerKind::None {
-        check.refuse(
-            &paths,
-            "mode \"core\" stores nothing that a JetStream consumer could read",
-            "write `kind = \"core\"` (or \"none\") under [consumer], or another `publish.mode`",
-        );
-    }
-    if spec.publish.message_id {
-        check.refuse(
-            &["publish.message_id", "publish.mode"],
-            "message ids are for JetStream, and `publish.mode` is core",
-            "take `message_id` out, or write `mode = \"async\"`",
-        );
-    }
-    if spec.workload.prefill > 0 {
-        check.refuse(
-            &["workload.prefill", "publish.mode"],
-            "nothing can be filled in before: mode \"core\" stores nothing",
-            "take `prefill` out, or write another `publish.mode`",
-        );
-    }
-    if spec.stream.existing.is_some() {
-        check.refuse(
-            &["stream.existing", "publish.mode"],
-            "mode \"core\" uses no stream",
-            "take `existing` out, or write another `publish.mode`",
-        );
+/// Whether subscribers do not see what was there before them. The last value of each key of a bucket is
+/// all that it has.
+fn skips(spec: &CellSpec) -> bool {
+    match spec.consumer.deliver {
+        Deliver::All => false,
+        Deliver::LastPerSubject => spec.stream.kind != StreamKind::Kv,
+        Deliver::New | Deliver::Last => true,
     }
 }
 
 fn consumer(check: &mut Check<'_, '_>, spec: &CellSpec) {
-    if spec.workload.prefill > 0
-        && spec.workload.publishers > 0
-        && spec.consumer.deliver != Deliver::All
-    {
+    if spec.workload.prefill > 0 && spec.workload.publishers > 0 && skips(spec) {
         check.refuse(
             &["consumer.deliver", "workload.prefill"],
             "consumers are made before the stream is filled, so `consumer.deliver` would not skip it",
@@ -448,12 +467,19 @@ fn sharing(check: &mut Check<'_, '_>, spec: &CellSpec) {
             "a push-queue consumer is one that the subscribers of an app share",
             "write `share = \"app\"`, or `kind = \"push\"`",
         ),
-        (ConsumerKind::Ordered | ConsumerKind::Core | ConsumerKind::None, Share::App) => check
-            .refuse(
-                &paths,
-                "only pull and push-queue consumers can be shared",
-                "write `share = \"none\"`, or `kind = \"pull\"`",
-            ),
+        (ConsumerKind::Reply, Share::None) => check.refuse(
+            &paths,
+            "a request is answered by one of the app's subscribers, which share them",
+            "write `share = \"app\"`, or take the key out",
+        ),
+        (
+            ConsumerKind::Ordered | ConsumerKind::Get | ConsumerKind::Core | ConsumerKind::None,
+            Share::App,
+        ) => check.refuse(
+            &paths,
+            "only pull and push-queue consumers can be shared",
+            "write `share = \"none\"`, or `kind = \"pull\"`",
+        ),
         _ => {}
     }
 }
@@ -465,7 +491,7 @@ fn subscribers_of_an_app(spec: &CellSpec) -> u64 {
 }
 
 fn retention(check: &mut Check<'_, '_>, spec: &CellSpec) {
-    let reads = !matches!(spec.consumer.kind, ConsumerKind::None | ConsumerKind::Core);
+    let reads = spec.consumer.kind.is_jetstream();
     let paths = ["consumer.ack", "consumer.kind", "stream.retention"];
     match spec.stream.retention {
         Retention::WorkQueue if reads => {
@@ -494,7 +520,7 @@ fn retention(check: &mut Check<'_, '_>, spec: &CellSpec) {
             }
         }
         Retention::Interest
-            if spec.consumer.kind == ConsumerKind::None
+            if matches!(spec.consumer.kind, ConsumerKind::None | ConsumerKind::Get)
                 && !matches!(spec.target, Target::Stub(_))
                 && !spec.absences.contains(&Absence::NoInterest) =>
         {
@@ -509,9 +535,7 @@ fn retention(check: &mut Check<'_, '_>, spec: &CellSpec) {
 }
 
 fn consumers_per_stream(check: &mut Check<'_, '_>, spec: &CellSpec) {
-    if matches!(spec.consumer.kind, ConsumerKind::None | ConsumerKind::Core)
-        || !matches!(spec.target, Target::Embedded(_))
-    {
+    if !spec.consumer.kind.is_jetstream() || !matches!(spec.target, Target::Embedded(_)) {
         return;
     }
     let apps = match spec.stream.layout {
@@ -537,17 +561,29 @@ fn consumers_per_stream(check: &mut Check<'_, '_>, spec: &CellSpec) {
 }
 
 fn payload(check: &mut Check<'_, '_>, spec: &CellSpec) {
-    let headers = if spec.publish.message_id {
-        HEADER_BYTES
-    } else {
-        0
-    };
-    let size = spec.workload.payload.size_bytes();
-    if matches!(spec.target, Target::Embedded(_)) && size + headers > MAX_PAYLOAD_BYTES {
-        check.refuse(
-            &["workload.payload"],
-            format!("a payload of {size} bytes is more than the server takes, {MAX_PAYLOAD_BYTES}"),
-            "write at most \"1MiB\", less 64 bytes with `message_id`",
-        );
+    let (size, headers) = (
+        spec.workload.payload.size_bytes(),
+        header_bytes(&spec.publish),
+    );
+    if !matches!(spec.target, Target::Embedded(_)) || size + headers <= MAX_PAYLOAD_BYTES {
+        return;
     }
+    let (message, cure) = if headers == 0 {
+        (
+            format!("a payload of {size} bytes is more than the server takes, {MAX_PAYLOAD_BYTES}"),
+            "write at most \"1MiB\"".to_owned(),
+        )
+    } else {
+        (
+            format!(
+                "a payload of {size} bytes and {headers} of headers are more than the server takes, \
+                 {MAX_PAYLOAD_BYTES}"
+            ),
+            format!(
+                "write at most \"{}B\"",
+                MAX_PAYLOAD_BYTES.saturating_sub(headers)
+            ),
+        )
+    };
+    check.refuse(&["workload.payload", "publish.headers"], message, cure);
 }

@@ -1,5 +1,7 @@
 //! Scenarios from text to cells, good and bad, as `load` gives them.
 
+mod modes;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -561,6 +563,8 @@ fn only_what_waits_can_spin() {
     };
     assert!(warnings("workload.pods=1").is_empty());
     assert!(warnings("workload.pods=2")[0].contains("2 of the 2 CPUs"));
+    let loops = sets(&["target=stub", "workload.publishers=2", "workload.threads=2"]);
+    assert_eq!(plan(&good_with(text, &loops), &room).warnings.len(), 1);
 }
 
 #[test]
@@ -940,7 +944,14 @@ const REFUSED: &[(&str, &str)] = &[
         "[workload]\nrate = \"1k/s for 999d\"\n",
         "the rate program lasts 999 days",
     ),
-    ("[publish]\nwindow = 70000\n", "`publish.window` is 70000"),
+    (
+        "[publish]\nwindow = 70000\n[workload]\nclient = \"async-nats\"\n",
+        "`publish.window` is 70000: the client \"async-nats\" keeps at most 65536",
+    ),
+    (
+        "[publish]\nwindow = 1_048_577\n",
+        "the client \"wire\" keeps at most 1048576",
+    ),
     (
         "[workload]\nrate = \"0/s for 5s, 1k/s for 5s\"\nduration = \"5s\"\n",
         "less than one message is due in the window",
@@ -1069,14 +1080,10 @@ const REFUSED: &[(&str, &str)] = &[
 const NOT_YET: &[&str] = &[
     "[target]\nkind = \"kubernetes\"\n",
     "[target]\naccounts = 2\n",
-    "[publish]\nmode = \"atomic-batch\"\n",
-    "[publish]\nmode = \"fast-ingest\"\n",
     "[publish]\nretries = 1\n",
-    "[publish]\nduplicate_ratio = 0.1\n",
     "[workload]\npath = \"http\"\n",
     "[workload]\nworkers = \"process\"\n",
     "[workload]\nworkers = \"pod\"\n",
-    "[workload]\nclient = \"wire\"\n",
     "[http]\npreset = \"kyma\"\n",
     "[search]\n",
     "[[fault]]\nkind = \"kill\"\non = \"stream-leader\"\nat = \"10s\"\nfor = \"5s\"\n",
@@ -1084,7 +1091,12 @@ const NOT_YET: &[&str] = &[
 
 #[test]
 fn what_cannot_work_is_refused_with_a_cure() {
-    for (text, words) in REFUSED {
+    refused(REFUSED);
+}
+
+/// Each text has one error, with these words, a place and a cure.
+fn refused(texts: &[(&str, &str)]) {
+    for (text, words) in texts {
         let errors = bad(&format!("name = \"t\"\n{text}"));
         let shown = errors.render(false);
         assert_eq!(errors.len(), 1, "{text}\n{shown}");

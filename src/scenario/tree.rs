@@ -109,21 +109,38 @@ pub(super) fn remove<'i>(table: &mut Table<'i>, path: &str) -> Option<Value<'i>>
 
 /// Every value that is not a table, in the order of the text.
 pub(super) fn leaves<'i>(table: &Table<'i>) -> Vec<Leaf<'i>> {
+    leaves_with(table, |_, _| false)
+}
+
+/// The leaves, with the tables at these paths as values of their own.
+pub(super) fn leaves_whole<'i>(table: &Table<'i>, whole: &[&str]) -> Vec<Leaf<'i>> {
+    leaves_with(table, |path, _| whole.contains(&path))
+}
+
+fn leaves_with<'i>(table: &Table<'i>, is_leaf: impl Fn(&str, &Table<'i>) -> bool) -> Vec<Leaf<'i>> {
     let mut out = Vec::new();
-    collect(table, &mut Vec::new(), &mut out);
+    collect(table, &is_leaf, &mut Vec::new(), &mut out);
     out.sort_by_key(|leaf| leaf.key_span().start);
     out
 }
 
-fn collect<'i>(table: &Table<'i>, above: &mut Vec<Key<'i>>, out: &mut Vec<Leaf<'i>>) {
+fn collect<'i>(
+    table: &Table<'i>,
+    is_leaf: &impl Fn(&str, &Table<'i>) -> bool,
+    above: &mut Vec<Key<'i>>,
+    out: &mut Vec<Leaf<'i>>,
+) {
     for (key, value) in table {
         above.push(key.clone());
+        let leaf = Leaf {
+            keys: above.clone(),
+            value: value.clone(),
+        };
         match value.get_ref() {
-            DeValue::Table(inner) => collect(inner, above, out),
-            _ => out.push(Leaf {
-                keys: above.clone(),
-                value: value.clone(),
-            }),
+            DeValue::Table(inner) if !is_leaf(&leaf.path(), inner) => {
+                collect(inner, is_leaf, above, out);
+            }
+            _ => out.push(leaf),
         }
         above.pop();
     }
@@ -207,6 +224,7 @@ pub(super) fn inline(value: &DeValue<'_>) -> String {
             let items: Vec<String> = items.iter().map(|v| inline(v.get_ref())).collect();
             format!("[{}]", items.join(", "))
         }
+        DeValue::Table(table) if table.is_empty() => "{}".to_owned(),
         DeValue::Table(table) => {
             let entries: Vec<String> = in_order(table)
                 .into_iter()
@@ -247,7 +265,8 @@ fn write_table(out: &mut String, table: &Table, above: &str, dotted: &[&str]) {
         if array || dotted.contains(&path.as_str()) {
             line_break(out);
             let _ = writeln!(out, "[{path}]");
-            for leaf in leaves(inner) {
+            // An empty table within an entry is a value: left out, the entry would mean more cells.
+            for leaf in leaves_with(inner, |_, table| array && table.is_empty()) {
                 let keys: Vec<String> = leaf.keys.iter().map(|k| bare(k.get_ref())).collect();
                 line(out, &keys.join("."), leaf.value.get_ref());
             }

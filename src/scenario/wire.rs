@@ -4,6 +4,8 @@
 mod rates;
 mod written;
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -15,7 +17,7 @@ pub(super) use written::{
 
 use super::model::{
     Absence, Ack, Arrivals, ClientKind, ConsumerKind, Deliver, Encryption, Layout, Pacing,
-    PublishMode, Retention, Share, Storage, SyncInterval,
+    PublishMode, PullStyle, Retention, Share, Storage, StreamKind, SyncInterval,
 };
 
 /// The whole file, and any overlay of it.
@@ -83,6 +85,7 @@ pub(super) struct Tls {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Stream {
+    pub(super) kind: Option<Text<Choice<StreamKind>>>,
     pub(super) layout: Option<Text<Choice<Layout>>>,
     pub(super) storage: Option<Text<Choice<Storage>>>,
     pub(super) replicas: Option<u8>,
@@ -112,6 +115,7 @@ pub(super) struct Consumer {
     pub(super) memory: Option<bool>,
     pub(super) flow_control: Option<bool>,
     pub(super) batch: Option<u32>,
+    pub(super) pull: Option<Text<Choice<PullStyle>>>,
     pub(super) share: Option<Text<Choice<Share>>>,
 }
 
@@ -121,7 +125,10 @@ pub(super) struct Consumer {
 pub(super) struct Publish {
     pub(super) mode: Option<Text<Choice<PublishMode>>>,
     pub(super) window: Option<u32>,
+    pub(super) batch: Option<u32>,
     pub(super) message_id: Option<bool>,
+    pub(super) ttl: Option<Text<Span>>,
+    pub(super) headers: Option<BTreeMap<String, String>>,
     pub(super) timeout: Option<Text<Span>>,
     pub(super) subject: Option<String>,
     pub(super) retries: Option<u32>,
@@ -147,6 +154,8 @@ pub(super) struct Workload {
     pub(super) messages: Option<u64>,
     pub(super) client: Option<Text<Choice<ClientKind>>>,
     pub(super) connections: Option<u32>,
+    pub(super) threads: Option<u32>,
+    pub(super) keys: Option<u32>,
     pub(super) prefill: Option<u64>,
     pub(super) drain: Option<Text<Span>>,
 }

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -34,6 +36,65 @@ pub fn nats_server() -> PathBuf {
     found
         .expect("the tests need a nats-server: run `cargo run -- server install`")
         .path
+}
+
+/// How long the building of an older server may take.
+const BUILD_LIMIT: Duration = Duration::from_mins(5);
+
+/// A nats-server of this version (`2.12.0`), built by Go and kept below `target/`; `None`, with a
+/// line on stderr that says why, where that cannot be done.
+pub fn older_server(version: &str) -> Option<PathBuf> {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../older-servers");
+    build_server(&cache, version)
+        .inspect_err(|why| {
+            let line = format!("SKIPPED, NOT TESTED: no nats-server {version}: {why}\n");
+            let _ = std::io::stderr().write_all(line.as_bytes());
+        })
+        .ok()
+}
+
+fn build_server(cache: &Path, version: &str) -> std::io::Result<PathBuf> {
+    std::fs::create_dir_all(cache)?;
+    // Another test may build the same one; the lock goes with whoever holds it.
+    let lock = std::fs::File::create(cache.join(format!("{version}.lock")))?;
+    lock.lock()?;
+    let done = cache.join(version);
+    if done.is_dir() {
+        return Ok(done.join("nats-server"));
+    }
+    let bin = TempDir::new_in(cache)?;
+    let log = bin.path().join("log");
+    let mut go = Command::new("go")
+        .arg("install")
+        .arg(format!("github.com/nats-io/nats-server/v2@v{version}"))
+        .env("GOBIN", bin.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(&log)?)
+        .process_group(0)
+        .spawn()
+        .map_err(|e| std::io::Error::other(format!("cannot run `go`: {e}")))?;
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = go.try_wait()? {
+            break status;
+        }
+        if begun.elapsed() > BUILD_LIMIT {
+            // Its compilers are in its group.
+            let _ = Command::new("kill")
+                .args(["-KILL", "--", &format!("-{}", go.id())])
+                .status();
+            let _ = go.wait();
+            return Err(std::io::Error::other("`go install` took too long"));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    if !status.success() {
+        let said = std::fs::read_to_string(&log)?;
+        return Err(std::io::Error::other(format!("`go install`: {said}")));
+    }
+    std::fs::rename(bin.keep(), &done)?;
+    Ok(done.join("nats-server"))
 }
 
 /// A directory with a scenario in it.
@@ -87,6 +148,20 @@ lost = "== 0"
 pub fn run(command: &mut Command, code: i32) -> (String, String) {
     let output = command.output().expect("the program starts");
     check(&output, code)
+}
+
+/// Runs to the end and gives the first trial, for its counts: those of a trial that other work of the
+/// machine made invalid are as exact as any.
+pub fn run_for_counts(command: &mut Command, dir: &Path, code: i32) -> Value {
+    if code == 0 {
+        command.arg("--no-fail");
+    }
+    let (out, _) = run(command, code);
+    let trial = first_trial(dir);
+    let verdict = &json(&dir.join("record.json"))["verdict"]["exit_code"];
+    let disturbed = *verdict == 13 && trial["status"] == "invalid";
+    assert!(code != 0 || *verdict == 0 || disturbed, "{out}");
+    trial
 }
 
 /// stdout and stderr of a finished program.
@@ -173,21 +248,29 @@ pub struct Server {
     pub url: String,
     /// `http://127.0.0.1:port`
     pub monitor: String,
+    /// `nats://127.0.0.1:port` for routes, where it is of a cluster.
+    pub routes: Option<String>,
     dir: TempDir,
 }
 
 impl Server {
     /// Starts one; `extra` goes into its configuration.
     pub fn start(extra: &str) -> Self {
+        Self::start_as(&nats_server(), "", extra)
+    }
+
+    /// Starts one from this program; `jetstream` goes into that block of its configuration.
+    pub fn start_as(program: &Path, jetstream: &str, extra: &str) -> Self {
         let dir = TempDir::new().expect("a temporary directory");
         let path = dir.path().display();
         let config = format!(
             "listen: \"127.0.0.1:-1\"\nhttp: \"127.0.0.1:-1\"\nports_file_dir: \"{path}\"\n\
-             jetstream {{ store_dir: \"{path}/js\", max_mem: 256MB, max_file: 4GB }}\n{extra}\n"
+             jetstream {{ store_dir: \"{path}/js\", max_mem: 256MB, max_file: 4GB\n{jetstream}\n}}\n\
+             {extra}\n"
         );
         std::fs::write(dir.path().join("server.conf"), config).expect("a writable directory");
         let log = std::fs::File::create(dir.path().join("log")).expect("a writable directory");
-        let child = Command::new(nats_server())
+        let child = Command::new(program)
             .arg("-c")
             .arg(dir.path().join("server.conf"))
             .stderr(log)
@@ -203,6 +286,7 @@ impl Server {
             child,
             url: one("nats"),
             monitor: one("monitoring"),
+            routes: ports["cluster"][0].as_str().map(str::to_owned),
             dir,
         }
     }
@@ -247,7 +331,7 @@ pub fn delaying_proxy(url: &str, delay: Duration) -> String {
 
 /// Passes bytes on, each this long after it came, until one side closes.
 fn pass_on(mut from: std::net::TcpStream, mut to: std::net::TcpStream, delay: Duration) {
-    use std::io::{Read as _, Write as _};
+    use std::io::Read as _;
     let (late, ready) = std::sync::mpsc::channel::<(Instant, Vec<u8>)>();
     to.set_nodelay(true).expect("a TCP socket");
     std::thread::spawn(move || {

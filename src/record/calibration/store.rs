@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use etcetera::BaseStrategy as _;
+use serde::Deserialize;
 
 use super::{CALIBRATION_SCHEMA, Calibration, OPTIMISED};
 use crate::error::environment;
@@ -13,6 +14,14 @@ use crate::record::document::Host;
 
 /// What to do about a calibration that cannot be relied on.
 const CURE: &str = "run `jsbench calibrate`";
+/// What the schemas of calibrations begin with, those of other versions too.
+const FAMILY: &str = "jsbench.calibration/";
+
+/// What every document tells.
+#[derive(Deserialize)]
+struct Told {
+    schema: String,
+}
 
 /// Where the calibration of this machine is kept: `$XDG_DATA_HOME/jsbench/calibration.json`, else
 /// `~/.local/share/jsbench/calibration.json`.
@@ -70,10 +79,20 @@ impl Calibration {
                 }
             }
             _ => {
-                let why = format!(
-                    "{shown} is not a calibration of this version of jsbench and is not used; \
+                let why = match serde_json::from_str::<Told>(&text) {
+                    Ok(Told { schema })
+                        if schema.starts_with(FAMILY) && schema != CALIBRATION_SCHEMA =>
+                    {
+                        format!(
+                            "the calibration at {shown} is {schema}, and this version of jsbench \
+                             keeps {CALIBRATION_SCHEMA}: it is not used; {CURE} to make it anew"
+                        )
+                    }
+                    _ => format!(
+                        "{shown} is not a calibration of this version of jsbench and is not used; \
                      remove it and {CURE}"
-                );
+                    ),
+                };
                 (None, Some(why))
             }
         }

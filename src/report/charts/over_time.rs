@@ -59,10 +59,11 @@ pub fn p99(cell: &CellView, stem: &str) -> Option<Chart> {
         pale: |point| point.p99_grey,
         tick: ns_tick,
         head: {
-            let what = if cell.closed_loop {
-                "p99 service, log scale, closed loop"
-            } else {
-                "p99 of each interval, log scale"
+            let what = match (cell.closed_loop, cell.ack_groups) {
+                (true, false) => "p99 service, log scale, closed loop",
+                (true, true) => "p99 ack-group latency, log scale, closed loop",
+                (false, false) => "p99 of each interval, log scale",
+                (false, true) => "p99 ack-group response, log scale",
             };
             if points(cell).any(|p| p.p99_grey) {
                 format!("{what}; pale: few samples above it")

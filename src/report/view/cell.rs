@@ -9,7 +9,9 @@ use super::merged::{self, LatencyView};
 use super::series::TrialSeries;
 use super::waiting::{self, Waiting};
 use crate::measure::histogram::{LatencySummary, Metric};
-use crate::record::document::{CellRecord, Estimate, Stability, Status, SteadyClass, TrialRecord};
+use crate::record::document::{
+    AckOf, CellRecord, Estimate, Stability, Status, SteadyClass, TrialRecord,
+};
 use crate::record::event::CellRef;
 use crate::record::fold::Run;
 use crate::report::clean;
@@ -77,6 +79,8 @@ pub struct CellView {
     pub row: Row,
     /// Sign behind the rate.
     pub rate_mark: String,
+    /// Its acks stand for groups: what is measured of each message is ack-group latency.
+    pub ack_groups: bool,
     /// Sign behind the state.
     pub mark: String,
     /// What the sign stands for.
@@ -172,7 +176,8 @@ impl CellView {
                 ..Estimate::default()
             },
         };
-        let latencies = merged::latencies(run, cell);
+        let ack_groups = planned.is_some_and(|planned| planned.ack == Some(AckOf::Group));
+        let latencies = merged::latencies(run, cell, ack_groups);
         let balance = Balance::new(run, &usable, rate_kind);
         let labels: Vec<String> = varied
             .iter()
@@ -203,11 +208,13 @@ impl CellView {
             n: cell.summary.n,
             tried: cell.trials.len(),
             rate_mark: String::new(),
+            ack_groups,
             mark: String::new(),
             note: note(cell),
             stability: stability(cell),
-            waiting: waiting(&latencies),
-            checks: cell_checks(cell, planned, &usable, &latencies),
+            // A message of a group waits for the last of it: that is neither server nor window.
+            waiting: waiting(&latencies).filter(|_| !ack_groups),
+            checks: cell_checks(cell, planned.filter(|_| !ack_groups), &usable, &latencies),
             latencies,
             trials: cell
                 .trials

@@ -14,6 +14,16 @@ use crate::units::{human_ns, thousands};
 /// Steps of a percentile curve in each factor of ten of 1/(1-q).
 const STEPS_PER_DECADE: u32 = 16;
 
+/// What service is called where an ack stands for a group.
+pub const ACK_GROUP: &str = "ack-group latency";
+/// What response is called there.
+pub const ACK_GROUP_RESPONSE: &str = "ack-group response";
+/// Sign behind such figures in a table.
+pub const ACK_GROUP_SIGN: &str = "g";
+/// What it means.
+pub const ACK_GROUP_MEANS: &str = "ack-group latency: until the ack that stands for a message's group; \
+     not comparable with an ack for each message";
+
 /// One latency of a cell over its usable trials.
 #[derive(Debug, Clone, Serialize)]
 pub struct LatencyView {
@@ -38,8 +48,9 @@ pub struct LatencyView {
     pub curve: Vec<(f64, f64)>,
 }
 
-/// The latencies that the cell's usable trials measured.
-pub fn latencies(run: &Run, cell: &CellRecord) -> Vec<LatencyView> {
+/// The latencies that the cell's usable trials measured; with `ack_groups` an ack stands for a group,
+/// and what ends with it has a name of its own.
+pub fn latencies(run: &Run, cell: &CellRecord, ack_groups: bool) -> Vec<LatencyView> {
     let usable: Vec<&TrialRecord> = cell.trials.iter().filter(|t| t.status.usable()).collect();
     let logs: BTreeMap<u32, _> = run.trials.iter().map(|log| (log.trial, log)).collect();
     Metric::ALL
@@ -71,7 +82,12 @@ pub fn latencies(run: &Run, cell: &CellRecord) -> Vec<LatencyView> {
                 [only] if merged.is_empty() => (*only).clone(),
                 _ => LatencySummary::of(&merged, sum(|s| s.censored), sum(|s| s.clipped)),
             };
-            Some(LatencyView::new(metric, summary, curve(&merged)))
+            Some(LatencyView::new(
+                metric,
+                ack_groups,
+                summary,
+                curve(&merged),
+            ))
         })
         .collect()
 }
@@ -87,7 +103,12 @@ pub fn of(latency: &LatencyRecord, metric: Metric) -> Option<&LatencySummary> {
 }
 
 impl LatencyView {
-    fn new(metric: Metric, summary: LatencySummary, curve: Vec<(f64, f64)>) -> Self {
+    fn new(
+        metric: Metric,
+        ack_groups: bool,
+        summary: LatencySummary,
+        curve: Vec<(f64, f64)>,
+    ) -> Self {
         let quantile = |pick| Figure::quantile(Some(&summary), pick);
         let figures = [
             Figure::plain(shown(summary.min_ns)),
@@ -99,7 +120,11 @@ impl LatencyView {
         ];
         Self {
             metric,
-            name: metric.name(),
+            name: match (ack_groups, metric) {
+                (true, Metric::Service) => ACK_GROUP,
+                (true, Metric::Response) => ACK_GROUP_RESPONSE,
+                _ => metric.name(),
+            },
             count: thousands(summary.count),
             censored: thousands(summary.censored),
             clipped: thousands(summary.clipped),

@@ -7,9 +7,9 @@ use serde::Serialize;
 use super::cell::CellView;
 use super::head::{servers, sync_policy};
 use super::{merged, outcome_word};
-use crate::record::calibration::{Calibration, Ceiling};
+use crate::record::calibration::{Calibration, Ceiling, ClientCalibration};
 use crate::record::document::{Host, Record};
-use crate::record::event::Tool;
+use crate::record::event::{ClientRef, Tool};
 use crate::record::fold::Run;
 use crate::report::clean;
 use crate::units::{human_bytes, human_duration, human_ns, human_rate, short_rate};
@@ -91,6 +91,7 @@ pub fn method(run: &Run, record: &Record, cells: &[CellView]) -> Method {
     for (path, values) in &manifest.scenario.axes {
         facts.push((format!("Axis {path}"), values.join(", ")));
     }
+    facts.extend(clients(run, cells));
     let skew = run.trials.iter().map(|t| t.skew_ns).max();
     if let Some(skew) = skew.filter(|ns| *ns > 0) {
         facts.push((
@@ -116,10 +117,41 @@ pub fn method(run: &Run, record: &Record, cells: &[CellView]) -> Method {
     }
 }
 
+/// How the clients reached NATS; what holds of several cells is told once.
+fn clients(run: &Run, views: &[CellView]) -> Vec<(String, String)> {
+    let mut all: Vec<(&ClientRef, Vec<&str>)> = Vec::new();
+    for cell in &run.manifest.cells {
+        let Some(client) = &cell.client else { continue };
+        let view = views.iter().find(|view| view.id == clean::line(&cell.id));
+        let name = view.map_or(cell.id.as_str(), |view| view.name.as_str());
+        match all.iter_mut().find(|(other, _)| *other == client) {
+            Some((_, cells)) => cells.push(name),
+            None => all.push((client, vec![name])),
+        }
+    }
+    let counted = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let one = all.len() == 1;
+    all.into_iter()
+        .map(|(client, cells)| {
+            let library = match client.name.as_str() {
+                "wire" => "wire (jsbench's own protocol core)",
+                name => name,
+            };
+            let connections = counted(client.connections, "connection");
+            let threads = counted(client.threads, "thread");
+            let whose = if one {
+                String::new()
+            } else {
+                format!(": {}", cells.join(", "))
+            };
+            let text = format!("{library}, {connections} on {threads} in a cell{whose}");
+            ("Client".to_owned(), limited(&text))
+        })
+        .collect()
+}
+
 /// What a calibration found out about the driver: name and value.
 fn calibration(calibration: &Calibration) -> Vec<(String, String)> {
-    let quantile = |ns| merged::shown(ns);
-    let span = |ns| human_duration(Duration::from_nanos(ns));
     let build = if calibration.optimised {
         ""
     } else {
@@ -144,60 +176,79 @@ fn calibration(calibration: &Calibration) -> Vec<(String, String)> {
             ),
         ),
     ];
-    let ceilings: Vec<String> = calibration.ceilings.iter().map(ceiling).collect();
-    if !ceilings.is_empty() {
-        let payload = human_bytes(calibration.payload_bytes);
-        let text = format!("{}; payload {payload}", ceilings.join(", "));
-        facts.push(("Ceiling", text));
+    for of in &calibration.clients {
+        facts.extend(of_client(of, calibration.payload_bytes));
     }
-    for lag in &calibration.lags {
-        let [p50, p99, p999] = [lag.p50_ns, lag.p99_ns, lag.p999_ns].map(quantile);
-        let rate = short_rate(lag.rate_per_s);
-        let text = format!("p50 {p50}, p99 {p99}, p99.9 {p999}");
-        facts.push(("Lag", format!("at {rate}, {}: {text}", lag.pacing)));
-    }
-    for delay in &calibration.delays {
-        let text = format!(
-            "{} measured as {}, may differ by {}: {}",
-            quantile(Some(delay.delay_ns)),
-            quantile(delay.service_p50_ns),
-            quantile(Some(delay.tolerance_ns)),
-            outcome_word(delay.result)
-        );
-        facts.push(("Known delay", text));
-    }
-    let stall = &calibration.stall;
-    facts.push((
-        "Known stall",
-        format!(
-            "{} every {}: response p99 {} where {} must be seen, service p99 of a closed loop \
-             beside it {}: {}",
-            span(stall.stall_ns),
-            span(stall.every_ns),
-            quantile(stall.response_p99_ns),
-            quantile(Some(stall.expected_p99_ns)),
-            quantile(stall.closed_loop_p99_ns),
-            outcome_word(stall.result)
-        ),
-    ));
-    let reasons = calibration.reasons.iter();
-    facts.extend(reasons.map(|reason| ("Not a pass", reason.clone())));
     facts
         .iter()
         .map(|(name, value)| ((*name).to_owned(), limited(&clean::line(value))))
         .collect()
 }
 
-/// `260,000/s with 2 workers (2.1 us of CPU a message)`.
+/// What a calibration found out with one client; each value begins with its name.
+fn of_client(of: &ClientCalibration, payload_bytes: u64) -> Vec<(&'static str, String)> {
+    let quantile = |ns| merged::shown(ns);
+    let span = |ns| human_duration(Duration::from_nanos(ns));
+    let client = &of.client;
+    let mut facts = Vec::new();
+    let ceilings: Vec<String> = of.ceilings.iter().map(ceiling).collect();
+    if !ceilings.is_empty() {
+        let payload = human_bytes(payload_bytes);
+        let text = format!("{client}: {}; payload {payload}", ceilings.join(", "));
+        facts.push(("Ceiling", text));
+    }
+    for lag in &of.lags {
+        let [p50, p99, p999] = [lag.p50_ns, lag.p99_ns, lag.p999_ns].map(quantile);
+        let rate = short_rate(lag.rate_per_s);
+        let text = format!("p50 {p50}, p99 {p99}, p99.9 {p999}");
+        facts.push((
+            "Lag",
+            format!("{client}, at {rate}, {}: {text}", lag.pacing),
+        ));
+    }
+    for delay in &of.delays {
+        let text = format!(
+            "{client}: {} measured as {} (p99 {}), may differ by {}: {}",
+            quantile(Some(delay.delay_ns)),
+            quantile(delay.service_p50_ns),
+            quantile(delay.service_p99_ns),
+            quantile(Some(delay.tolerance_ns)),
+            outcome_word(delay.result)
+        );
+        facts.push(("Known delay", text));
+    }
+    let stall = &of.stall;
+    facts.push((
+        "Known stall",
+        format!(
+            "{client}: {} every {}: response p90 {} where {} must be seen, p99 {} where {} must be \
+             seen, service p99 of a closed loop beside it {}: {}",
+            span(stall.stall_ns),
+            span(stall.every_ns),
+            quantile(stall.response_p90_ns),
+            quantile(Some(stall.expected_p90_ns)),
+            quantile(stall.response_p99_ns),
+            quantile(Some(stall.expected_p99_ns)),
+            quantile(stall.closed_loop_p99_ns),
+            outcome_word(stall.result)
+        ),
+    ));
+    let reasons = of.reasons.iter();
+    facts.extend(reasons.map(|reason| ("Not a pass", format!("{client}: {reason}"))));
+    facts
+}
+
+/// `at least 260,000/s with 2 threads (2.1 us of CPU a message)`.
 fn ceiling(ceiling: &Ceiling) -> String {
-    let workers = match ceiling.workers {
-        1 => "1 worker".to_owned(),
-        n => format!("{n} workers"),
+    let threads = match ceiling.threads {
+        1 => "1 thread".to_owned(),
+        n => format!("{n} threads"),
     };
     let cpu = ceiling.cpu_ns_per_msg.map_or(String::new(), |ns| {
         format!(" ({} of CPU a message)", human_ns(ns))
     });
-    format!("{}/s with {workers}{cpu}", human_rate(ceiling.per_s))
+    let least = if ceiling.at_least { "at least " } else { "" };
+    format!("{least}{}/s with {threads}{cpu}", human_rate(ceiling.per_s))
 }
 
 /// `Linux 6.1.0, x86_64, 2 CPUs (model), 7.6 GiB`.
@@ -294,6 +345,12 @@ const GLOSSARY: &[(&str, &str)] = &[
     (
         "service",
         "Acked less sent: what the server and the network took.",
+    ),
+    (
+        "ack-group latency",
+        "Service where an ack stands for a group: from a message's own sending to the ack of its \
+         group. The first of a group waits for the last, so it is not comparable with service \
+         where each message has an ack.",
     ),
     (
         "response",

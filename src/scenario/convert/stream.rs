@@ -1,18 +1,19 @@
-//! `[stream]` and `[publish]`.
+//! `[stream]`.
 
 use std::time::Duration;
 
 use super::super::check::Check;
-use super::super::model::{Layout, Publish, PublishMode, Retention, Storage, Stream};
+use super::super::model::{Stream, StreamKind};
 use super::super::wire::{self, Compression, Discard, Persist};
 
-const DEFAULT_WINDOW: u32 = 1_000;
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The server's smallest for ages and windows.
 const SHORTEST: Duration = Duration::from_millis(100);
 
 pub(super) fn convert(check: &mut Check<'_, '_>, wire: wire::Stream) -> Stream {
-    let replicas = wire.replicas.unwrap_or(1);
+    let default = Stream::default();
+    let kind = check.choose("stream.kind", wire.kind, default.kind);
+    let is_bucket = kind == StreamKind::Kv;
+    let replicas = wire.replicas.unwrap_or(default.replicas);
     if !(1..=5).contains(&replicas) {
         check.refuse(
             &["stream.replicas"],
@@ -69,16 +70,18 @@ pub(super) fn convert(check: &mut Check<'_, '_>, wire: wire::Stream) -> Stream {
         );
     }
     Stream {
-        layout: check.choose("stream.layout", wire.layout, Layout::Shared),
-        storage: check.choose("stream.storage", wire.storage, Storage::File),
+        kind,
+        layout: check.choose("stream.layout", wire.layout, default.layout),
+        storage: check.choose("stream.storage", wire.storage, default.storage),
         replicas,
-        retention: check.choose("stream.retention", wire.retention, Retention::Limits),
+        retention: check.choose("stream.retention", wire.retention, default.retention),
         discard_new: check
-            .choose("stream.discard", wire.discard, Discard(false))
+            .choose("stream.discard", wire.discard, Discard(is_bucket))
             .0,
         max_bytes,
         max_msgs: wire.max_msgs,
-        max_msgs_per_subject: wire.max_msgs_per_subject,
+        // In a bucket: how many values of a key are kept.
+        max_msgs_per_subject: wire.max_msgs_per_subject.or(is_bucket.then_some(1)),
         max_age,
         duplicate_window,
         compression: check
@@ -89,105 +92,4 @@ pub(super) fn convert(check: &mut Check<'_, '_>, wire: wire::Stream) -> Stream {
             .0,
         existing: wire.existing,
     }
-}
-
-pub(super) fn publish(check: &mut Check<'_, '_>, wire: wire::Publish) -> Publish {
-    let mode = check.choose("publish.mode", wire.mode, PublishMode::Async);
-    if wire.retries.is_some_and(|n| n > 0) {
-        check.later(
-            "publish.retries",
-            "publishing again",
-            "write `retries = 0` or take the key out",
-        );
-    }
-    if let Some(ratio) = wire.duplicate_ratio {
-        if ratio > 0.0 {
-            check.later(
-                "publish.duplicate_ratio",
-                "publishing duplicates on purpose",
-                "write `duplicate_ratio = 0.0` or take the key out",
-            );
-        } else if ratio < 0.0 || ratio.is_nan() {
-            check.refuse(
-                &["publish.duplicate_ratio"],
-                format!("`publish.duplicate_ratio` is {ratio}"),
-                "write a share from 0.0 to 1.0",
-            );
-        }
-    }
-    let timeout = wire.timeout.map_or(DEFAULT_TIMEOUT, |t| t.0.0);
-    check.not_zero(
-        "publish.timeout",
-        timeout.is_zero(),
-        "write for example `timeout = \"5s\"`",
-    );
-    if let Some(subject) = &wire.subject
-        && !is_subject(subject)
-    {
-        check.refuse(
-            &["publish.subject"],
-            format!("`{subject}` is not a subject to publish to"),
-            "write tokens with dots between and no wildcards, for example \"orders.new\"",
-        );
-    }
-    Publish {
-        mode,
-        window: window(check, mode, wire.window),
-        message_id: wire.message_id.unwrap_or(false),
-        timeout,
-        subject: wire.subject,
-    }
-}
-
-/// Acks that the client holds for a publisher that is busy; it drops what is more.
-const MAX_WINDOW: u32 = 65_536;
-
-fn window(check: &mut Check<'_, '_>, mode: PublishMode, wire: Option<u32>) -> u32 {
-    let paths = ["publish.window", "publish.mode"];
-    match (mode, wire) {
-        (_, Some(0)) => {
-            check.refuse(
-                &["publish.window"],
-                "`publish.window` is 0: nothing could be in flight",
-                "write 1 or more, for example `window = 1000`",
-            );
-            1
-        }
-        (_, Some(n)) if n > MAX_WINDOW => {
-            check.refuse(
-                &["publish.window"],
-                format!(
-                    "`publish.window` is {n}: the client keeps at most {MAX_WINDOW} acks waiting"
-                ),
-                "write 65536 or less, and spread more over several publishers",
-            );
-            MAX_WINDOW
-        }
-        (PublishMode::Sync, Some(n)) if n != 1 => {
-            check.refuse(
-                &paths,
-                format!("mode \"sync\" has one message in flight, and `publish.window` is {n}"),
-                "take `window` out, or write `mode = \"async\"`",
-            );
-            1
-        }
-        (PublishMode::Core, Some(n)) => {
-            check.refuse(
-                &paths,
-                format!("mode \"core\" has no acks to wait for, and `publish.window` is {n}"),
-                "take `window` out, or write `mode = \"async\"`",
-            );
-            1
-        }
-        (PublishMode::Async, n) => n.unwrap_or(DEFAULT_WINDOW),
-        (PublishMode::Sync | PublishMode::Core, _) => 1,
-    }
-}
-
-fn is_subject(subject: &str) -> bool {
-    subject.len() < 256
-        && subject.split('.').all(|token| {
-            !token.is_empty() && !token.contains(['*', '>']) && !token.contains(char::is_whitespace)
-        })
-        && !subject.starts_with('$')
 }

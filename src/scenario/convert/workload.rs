@@ -5,18 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::check::Check;
-use super::super::model::{Arrivals, ClientKind, Length, Pacing, Payload, Rate, Stream, Workload};
+use super::super::model::{Length, Payload, Rate, Stream, StreamKind, Workload};
 use super::super::program::Program;
 use super::super::wire::{self, PayloadKind, RateText, Text, Workers};
 use super::Beside;
 
-const DEFAULT_PAYLOAD_BYTES: u64 = 1024;
-const DEFAULT_DURATION: Duration = Duration::from_secs(30);
-const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 /// Random bytes do not compress unless the scenario says so.
 const DEFAULT_COMPRESSIBLE: f64 = 0.0;
 /// Every payload begins with its identity (`docs/FORMAT.md`).
 const SMALLEST_PAYLOAD: u64 = 40;
+/// More event loops in one process than any host serves well.
+const MOST_THREADS: u32 = 64;
+/// Keys of a publisher in a bucket that is not filled before.
+const DEFAULT_KEYS: u32 = 1_000;
+/// Each key is a subject that is made before the load begins.
+const MOST_KEYS: u32 = 1_000_000;
 
 pub(super) fn convert(
     check: &mut Check<'_, '_>,
@@ -27,22 +30,35 @@ pub(super) fn convert(
 ) -> Workload {
     check.choose("workload.path", wire.path, wire::Path);
     check.choose("workload.workers", wire.workers, Workers);
-    let arrivals = check.choose("workload.arrivals", wire.arrivals, Arrivals::Uniform);
-    let pods = wire.pods.unwrap_or(1);
+    let default = Workload::default();
+    let arrivals = check.choose("workload.arrivals", wire.arrivals, default.arrivals);
+    let pods = wire.pods.unwrap_or(default.pods);
     // One subject of an existing stream serves one app.
     let apps = if stream.existing.is_some() { 1 } else { pods };
     let apps = wire.apps.unwrap_or(apps);
-    let types = wire.types.unwrap_or(1);
+    let types = wire.types.unwrap_or(default.types);
+    let threads = wire.threads.unwrap_or(default.threads);
     for (path, zero) in [
         ("workload.pods", pods == 0),
         ("workload.apps", apps == 0),
         ("workload.types", types == 0),
         ("workload.connections", wire.connections == Some(0)),
+        ("workload.threads", threads == 0),
+        ("workload.keys", wire.keys == Some(0)),
     ] {
         check.not_zero(path, zero, "write 1 or more");
     }
+    if threads > MOST_THREADS {
+        check.refuse(
+            &["workload.threads"],
+            format!("{threads} event loops per pod"),
+            format!("write at most {MOST_THREADS}, about as many as there are CPUs"),
+        );
+        check.broken.insert("workload.threads".to_owned());
+    }
     let rate = rate(check, wire.rate.as_ref(), beside);
-    let publishers = wire.publishers.unwrap_or(1);
+    let publishers = wire.publishers.unwrap_or(default.publishers);
+    let prefill = wire.prefill.unwrap_or(default.prefill);
     Workload {
         pods,
         apps,
@@ -53,12 +69,39 @@ pub(super) fn convert(
         length: length(check, wire, publishers, &rate),
         rate,
         arrivals,
-        pacing: check.choose("workload.pacing", wire.pacing, Pacing::Sleep),
-        client: check.choose("workload.client", wire.client, ClientKind::AsyncNats),
+        pacing: check.choose("workload.pacing", wire.pacing, default.pacing),
+        client: check.choose("workload.client", wire.client, default.client),
         connections: wire.connections,
-        prefill: wire.prefill.unwrap_or(0),
-        drain: wire.drain.map_or(DEFAULT_DRAIN, |d| d.0.0),
+        threads,
+        keys: keys(check, wire.keys, stream.kind, prefill),
+        prefill,
+        drain: wire.drain.map_or(default.drain, |d| d.0.0),
     }
+}
+
+/// Keys of each publisher. A bucket always has some: enough for all that is filled in.
+fn keys(
+    check: &mut Check<'_, '_>,
+    wire: Option<u32>,
+    kind: StreamKind,
+    prefill: u64,
+) -> Option<u32> {
+    if wire.is_some_and(|keys| keys > MOST_KEYS) {
+        check.refuse(
+            &["workload.keys"],
+            format!(
+                "{} keys for each publisher",
+                check.written("workload.keys", "")
+            ),
+            format!("write at most {MOST_KEYS}, or more `publishers`"),
+        );
+        return Some(MOST_KEYS);
+    }
+    let of_bucket = match prefill {
+        0 => DEFAULT_KEYS,
+        n => u32::try_from(n).unwrap_or(MOST_KEYS).min(MOST_KEYS),
+    };
+    wire.or((kind == StreamKind::Kv).then_some(of_bucket))
 }
 
 fn rate(check: &mut Check<'_, '_>, wire: Option<&Text<RateText>>, beside: &mut Beside<'_>) -> Rate {
@@ -101,7 +144,10 @@ fn length(
             Rate::Open(program) if !program.is_constant() => Some(program.length()),
             _ => None,
         };
-        return Length::Duration(duration.or(program).unwrap_or(DEFAULT_DURATION));
+        return match duration.or(program) {
+            Some(duration) => Length::Duration(duration),
+            None => Workload::default().length,
+        };
     };
     if messages < u64::from(publishers.max(1)) {
         check.refuse(
@@ -115,7 +161,7 @@ fn length(
 
 fn payload(check: &mut Check<'_, '_>, wire: Option<&wire::Payload>, base: &Path) -> Payload {
     let payload = match wire {
-        None => random(DEFAULT_PAYLOAD_BYTES),
+        None => Workload::default().payload,
         Some(wire::Payload::Size(size)) => random(*size),
         Some(wire::Payload::Table(table)) => payload_table(check, table, base),
     };
@@ -145,7 +191,7 @@ fn payload_table(check: &mut Check<'_, '_>, table: &wire::PayloadTable, base: &P
             "a payload table without `kind`",
             "write `kind = \"random\"` with a size, or `kind = \"file\"` with a path",
         );
-        return random(DEFAULT_PAYLOAD_BYTES);
+        return Workload::default().payload;
     };
     let kind = check.choose("workload.payload.kind", Some(kind), PayloadKind::Random);
     let foreign: &[&str] = match kind {
@@ -171,7 +217,7 @@ fn payload_table(check: &mut Check<'_, '_>, table: &wire::PayloadTable, base: &P
             "a random payload without a size",
             "write `size = \"10KiB\"`",
         );
-        return random(DEFAULT_PAYLOAD_BYTES);
+        return Workload::default().payload;
     };
     let compressible = table.compressible.unwrap_or(DEFAULT_COMPRESSIBLE);
     if !(0.0..=1.0).contains(&compressible) {
@@ -194,7 +240,7 @@ fn file(check: &mut Check<'_, '_>, path: Option<&str>, base: &Path) -> Payload {
             "a payload from a file without its path",
             "write `path = \"sample.json\"`, relative to the scenario file",
         );
-        return random(DEFAULT_PAYLOAD_BYTES);
+        return Workload::default().payload;
     };
     let full = base.join(path);
     match std::fs::metadata(&full) {
@@ -214,7 +260,7 @@ fn file(check: &mut Check<'_, '_>, path: Option<&str>, base: &Path) -> Payload {
                 ),
                 "name a file; the path is relative to the scenario file",
             );
-            random(DEFAULT_PAYLOAD_BYTES)
+            Workload::default().payload
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Planned messages, bytes and refusals of small scenarios.
 
+use super::super::model::PublishMode;
 use super::super::{Overrides, Source, load};
+use super::bytes::record_bytes;
 use super::*;
 
 const ROOMY: Room = Room {
@@ -189,4 +191,81 @@ fn the_text_of_check() {
     let text = plan(&scenario, &small).render();
     insta::assert_snapshot!("check_quickstart_little_room", text);
     assert!(text.lines().all(|line| line.chars().count() <= 80));
+}
+
+fn one(body: &str) -> CellPlan {
+    plan(&scenario(body), &ROOMY).cells.remove(0)
+}
+
+#[test]
+fn modes_are_planned_at_their_own_speeds() {
+    let messages = |mode: &str| {
+        one(&format!(
+            "[publish]\nmode = \"{mode}\"\n[workload]\nduration = \"5s\"\npayload = \"128B\"\n"
+        ))
+        .messages
+    };
+    // Warm-up and window: 10 s.
+    assert_eq!(messages("async"), 2_500_000);
+    assert_eq!(messages("atomic-batch"), 1_250_000);
+    assert_eq!(messages("fast-ingest"), 3_750_000);
+    assert_eq!(messages("request"), 150_000);
+    let many = one("[publish]\nmode = \"request\"\nwindow = 100\n[workload]\nduration = \"5s\"\n");
+    assert_eq!((many.messages, many.deliveries), (1_000_000, 1_000_000));
+    assert_eq!(many.disk_bytes, Some(0));
+}
+
+#[test]
+fn duplicates_are_stored_once_and_headers_with_each() {
+    let of = |publish: &str| {
+        one(&format!(
+            "[publish]\nmessage_id = true\n{publish}[workload]\nmessages = 1_000\npayload = \"512B\"\n"
+        ))
+    };
+    let plain = of("");
+    let twice = of("duplicate_ratio = 1.0\n");
+    assert_eq!(twice.messages, 1_000);
+    assert_eq!(twice.disk_bytes, plain.disk_bytes);
+    assert_eq!(twice.deliveries, plain.deliveries);
+    assert!(twice.trial > plain.trial, "they are sent all the same");
+    let headers = of("headers = { ab = \"cde\" }\n");
+    let more = headers.disk_bytes.zip(plain.disk_bytes).map(|(a, b)| a - b);
+    assert_eq!(more, Some(1_000 * "ab: cde\r\n".len() as u64));
+}
+
+#[test]
+fn a_bucket_holds_as_much_as_its_keys() {
+    let bucket = |more: &str| {
+        let text =
+            format!("[stream]\nkind = \"kv\"\n{more}[workload]\npods = 2\nkeys = 50\ntypes = 3\n");
+        let scenario = scenario(&text);
+        let record = record_bytes(&scenario.cells[0].spec);
+        (plan(&scenario, &ROOMY).cells[0].disk_bytes, record)
+    };
+    let (bytes, record) = bucket("");
+    assert_eq!(bytes, Some(2 * 3 * 50 * record));
+    let (bytes, record) = bucket("max_msgs_per_subject = 4\n");
+    assert_eq!(bytes, Some(4 * 2 * 3 * 50 * record));
+}
+
+#[test]
+fn keys_take_memory_of_the_driver() {
+    let of = |keys: u32| one(&format!("[workload]\nkeys = {keys}\n")).memory_bytes;
+    let each = (of(1_000_000) - of(100_000)) / 900_000;
+    assert!((150..600).contains(&each), "{each} bytes of a key");
+}
+
+#[test]
+fn gets_take_their_time() {
+    let drain = |more: &str| {
+        let text = format!(
+            "[consumer]\nkind = \"get\"\n{more}[workload]\npublishers = 0\nprefill = 80_000\nduration = \"1m\"\n"
+        );
+        one(&text).trial
+    };
+    let (slow, batched) = (drain(""), drain("batch = 100\n"));
+    assert!(
+        slow > batched + Duration::from_secs(9),
+        "{slow:?} {batched:?}"
+    );
 }

@@ -11,7 +11,7 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 use super::super::model::{
     Absence, Ack, Arrivals, ClientKind, ConsumerKind, Deliver, Encryption, Layout, Op, Pacing,
-    PublishMode, Retention, Share, Storage, SyncInterval,
+    PublishMode, PullStyle, Retention, Share, Storage, StreamKind, SyncInterval,
 };
 use crate::units::{UnitError, as_ns, parse_bytes, parse_duration, parse_rate};
 
@@ -131,13 +131,16 @@ words!(Discard, "old" => Self(false), "new" => Self(true));
 words!(Compression, "none" => Self(false), "s2" => Self(true));
 words!(Persist, "default" => Self(false), "async" => Self(true));
 words!(Encryption, "off" => Self::Off, "aes" => Self::Aes, "chacha" => Self::ChaCha);
+words!(StreamKind, "stream" => Self::Stream, "kv" => Self::Kv);
 words!(Layout, "shared" => Self::Shared, "per-app" => Self::PerApp, "per-type" => Self::PerType);
 words!(Storage, "file" => Self::File, "memory" => Self::Memory);
 words!(Retention,
     "limits" => Self::Limits, "interest" => Self::Interest, "workqueue" => Self::WorkQueue);
 words!(ConsumerKind,
     "none" => Self::None, "ordered" => Self::Ordered, "pull" => Self::Pull, "push" => Self::Push,
-    "push-queue" => Self::PushQueue, "core" => Self::Core);
+    "push-queue" => Self::PushQueue, "get" => Self::Get, "reply" => Self::Reply,
+    "core" => Self::Core);
+words!(PullStyle, "consume" => Self::Consume, "fetch" => Self::Fetch);
 words!(Ack,
     "none" => Self::None, "all" => Self::All, "explicit" => Self::Explicit,
     "double" => Self::Double);
@@ -146,9 +149,9 @@ words!(Deliver,
     "last-per-subject" => Self::LastPerSubject);
 words!(Share, "none" => Self::None, "app" => Self::App);
 words!(PublishMode,
-    "sync" => Self::Sync, "async" => Self::Async, "core" => Self::Core;
-    later "atomic-batch", "fast-ingest");
-words!(ClientKind, "async-nats" => Self::AsyncNats; later "wire");
+    "sync" => Self::Sync, "async" => Self::Async, "atomic-batch" => Self::AtomicBatch,
+    "fast-ingest" => Self::FastIngest, "request" => Self::Request, "core" => Self::Core);
+words!(ClientKind, "wire" => Self::Wire, "async-nats" => Self::AsyncNats);
 words!(Absence,
     "limits" => Self::Limits, "ttl" => Self::Ttl, "purge" => Self::Purge,
     "max-deliver" => Self::MaxDeliver, "no-interest" => Self::NoInterest);

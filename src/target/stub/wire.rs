@@ -1,6 +1,8 @@
 //! What a client of NATS says, read without IO: bytes in, operations out. Knows the part of the
 //! protocol that the stub speaks.
 
+use memchr::{memchr, memchr2, memchr2_iter, memrchr};
+
 /// A line without its payload may have this many bytes, as with a nats-server.
 pub const MAX_LINE_BYTES: usize = 4096;
 /// A payload may have this many, headers included.
@@ -123,7 +125,7 @@ impl Inlet {
 /// The operation at the beginning of `bytes`, and how many of them it takes.
 fn parse(bytes: &[u8]) -> Result<Option<(Op<'_>, usize)>, Violation> {
     let most = bytes.len().min(MAX_LINE_BYTES + 2);
-    let Some(feed) = bytes[..most].iter().position(|b| *b == b'\n') else {
+    let Some(feed) = memchr(b'\n', &bytes[..most]) else {
         return if most == MAX_LINE_BYTES + 2 {
             Err(Violation::Line)
         } else {
@@ -131,7 +133,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Op<'_>, usize)>, Violation> {
         };
     };
     let line = bytes[..feed].strip_suffix(b"\r").unwrap_or(&bytes[..feed]);
-    let verb_end = line.iter().position(|b| is_space(*b)).unwrap_or(line.len());
+    let verb_end = memchr2(b' ', b'\t', line).unwrap_or(line.len());
     let (verb, rest) = line.split_at(verb_end);
     let (words, count) = words(rest)?;
     let after = feed + 1;
@@ -211,19 +213,21 @@ fn publish<'a>(
     Ok(Some((op, end + 2)))
 }
 
-fn is_space(byte: u8) -> bool {
-    byte == b' ' || byte == b'\t'
-}
-
 /// The words of a line and how many there are. No operation has more than four; of CONNECT, whose
 /// JSON may have any number, nobody asks.
 fn words(rest: &[u8]) -> Result<([&[u8]; 4], usize), Violation> {
     let mut words: [&[u8]; 4] = [b""; 4];
     let mut count = 0;
-    if rest.trim_ascii().first() == Some(&b'{') {
-        return Ok((words, 0));
-    }
-    for word in rest.split(|b| is_space(*b)).filter(|w| !w.is_empty()) {
+    let mut from = 0;
+    for space in memchr2_iter(b' ', b'\t', rest).chain([rest.len()]) {
+        let word = &rest[from..space];
+        from = space + 1;
+        if word.is_empty() {
+            continue;
+        }
+        if count == 0 && word.starts_with(b"{") {
+            break;
+        }
         *words.get_mut(count).ok_or(Violation::Unknown)? = word;
         count += 1;
     }
@@ -245,8 +249,12 @@ fn number(digits: &[u8]) -> Result<usize, Violation> {
 
 /// Whether a subscription's subject takes a message's.
 pub fn matches(pattern: &[u8], subject: &[u8]) -> bool {
-    let mut tokens = subject.split(|b| *b == b'.');
-    for want in pattern.split(|b| *b == b'.') {
+    // Replies differ from what takes them in their last tokens.
+    let alike = pattern.iter().zip(subject).take_while(|(p, s)| p == s);
+    let alike = &subject[..alike.count()];
+    let from = memrchr(b'.', alike).map_or(0, |dot| dot + 1);
+    let mut tokens = subject[from..].split(|b| *b == b'.');
+    for want in pattern[from..].split(|b| *b == b'.') {
         let token = tokens.next();
         match (want, token) {
             (b">", token) => return token.is_some(),
@@ -375,6 +383,8 @@ mod tests {
             ("_INBOX.x.*.*", "_INBOX.x.17.3", true),
             ("_INBOX.x.*.*", "_INBOX.x.17", false),
             ("_INBOX.x.*.*", "_INBOX.y.17.3", false),
+            // A star is a wildcard only when it is all of a token.
+            ("a.b*", "a.bc", false),
             ("a.>", "a.b.c", true),
             ("a.>", "a", false),
             (">", "a", true),
@@ -387,7 +397,35 @@ mod tests {
         }
     }
 
+    /// Token by token.
+    fn takes(pattern: &[&str], subject: &[&str]) -> bool {
+        match (pattern, subject) {
+            ([">"], subject) => !subject.is_empty(),
+            ([want, pattern @ ..], [token, subject @ ..]) => {
+                (*want == "*" || want == token) && takes(pattern, subject)
+            }
+            (pattern, subject) => pattern.is_empty() && subject.is_empty(),
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_subject_is_taken_token_by_token(
+            pattern in prop::collection::vec(prop::sample::select(vec!["a", "ab", "b", "*"]), 1..5),
+            rest in any::<bool>(),
+            subject in prop::collection::vec(prop::sample::select(vec!["a", "ab", "b"]), 1..6),
+        ) {
+            let mut pattern = pattern;
+            if rest {
+                pattern.push(">");
+            }
+            prop_assert_eq!(
+                matches(pattern.join(".").as_bytes(), subject.join(".").as_bytes()),
+                takes(&pattern, &subject),
+                "{:?} {:?}", pattern, subject
+            );
+        }
+
         #[test]
         fn any_bytes_are_read_or_refused_without_a_panic(
             bytes in prop::collection::vec(prop_oneof![
